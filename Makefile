@@ -1,0 +1,35 @@
+# One command a habit. PYTHON picks the interpreter: `make test PYTHON=python3.12`.
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV ?= .venv/py$(VERSION)
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+JOBS ?= auto
+OUT ?= results/demo
+
+.PHONY: demo test lint format clean
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "jaxsoft needs Python 3.11 or newer; PYTHON=$(PYTHON) is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[data,test,lint]'
+	@touch $(READY)
+
+demo: $(READY)  ## 1,024 runs on real digits, the table and the pictures
+	$(BIN)/jaxsoft sweep --out $(OUT)
+	$(BIN)/jaxsoft report $(OUT)
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv results build dist .pytest_cache .ruff_cache .hypothesis

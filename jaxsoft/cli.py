@@ -1,0 +1,263 @@
+"""The command line: ``jaxsoft sweep | report | lecture``. jax is imported only when something is computed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import Positional, subcommand
+
+from jaxsoft import checks
+
+if TYPE_CHECKING:
+    import jax
+    import xarray as xr
+
+    from jaxsoft.models import Model
+    from jaxsoft.process import Process
+
+MODELS = ("mlp", "softmax_regression", "deep_linear", "cnn")
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train a classifier from many initialisations under several optimizers, and keep every run.
+
+    Ctrl-C stops it in good order; the same command resumes. Look at the results with `jaxsoft report OUT`.
+    """
+
+    dataset: str = "digits"
+    """digits, iris, wine, breast_cancer, mnist, mnist10, blobs, spirals, xor, planted; or a .npz, .csv or IDX file."""
+    model: str = "mlp"
+    """mlp, softmax_regression, deep_linear or cnn."""
+    hidden: tuple[int, ...] = (32,)
+    """Widths of the hidden layers (mlp, deep_linear), or channels (cnn)."""
+    activation: str = "tanh"
+    """tanh, relu, gelu, erf or linear."""
+    init: str = "normal"
+    """normal (standard deviation = scale), glorot, he or zeros."""
+    scale: tuple[float, ...] = (1e-3,)
+    """Scale of the initial weights; several values make an axis."""
+    optimizers: tuple[str, ...] = ("gd", "momentum", "rmsprop", "adam")
+    """gd, momentum, nesterov, rmsprop, adam, adamw, lion, muon, noisy_gd."""
+    learning_rate: tuple[float, ...] = ()
+    """Learning rates; by default each optimizer's own; several values make an axis."""
+    l2: tuple[float, ...] = (0.0,)
+    """Penalty (l2/2)·Σ w² on the weights; several values make an axis."""
+    inits: int = 256
+    """Initialisations; every optimizer starts from the same ones."""
+    steps: int = 400
+    """Optimizer updates of each run."""
+    record_every: int = 4
+    """Steps between recorded losses and accuracies."""
+    batch_size: int | None = None
+    """Examples in a mini-batch; None is the full batch."""
+    test: float = 0.2
+    """Share of the examples held out."""
+    seed: int = 0
+    """Of the initialisations, of the held-out split and of the mini-batches."""
+    dtype: str = "float32"
+    """float32 or float64."""
+    out: Path = Path("results/sweep")
+    """Folder of the results, a Zarr store that xarray opens."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Print the table of a sweep, and write its figures (PNG, SVG) and one self-contained HTML page."""
+
+    run: Positional[Path]
+    """Folder of a sweep."""
+    to: Path | None = None
+    """Folder for the figures and the page; by default the sweep's folder with -report added."""
+
+
+@dataclass(frozen=True)
+class Lecture:
+    """Print the lecture's worked example: softmax in three steps, the loss, dz = ŷ - y, gradient descent."""
+
+
+Command = Sweep | Report | Lecture
+
+
+def check(config: Sweep) -> None:
+    """Refuse what can be refused before jax is loaded."""
+    checks.one_of("model", config.model, MODELS)
+    checks.one_of("dtype", config.dtype, DTYPES)
+    for width in config.hidden:
+        checks.count("hidden", width)
+    for name in ("inits", "steps", "record_every"):
+        checks.count(name, getattr(config, name))
+    checks.count("seed", config.seed, at_least=0)
+    if config.batch_size is not None:
+        checks.count("batch_size", config.batch_size)
+    for name in ("scale", "learning_rate"):
+        for value in getattr(config, name):
+            checks.positive(name, value)
+    for value in config.l2:
+        checks.non_negative("l2", value)
+    if not 0 < config.test < 1:
+        raise ValueError(f"test: expected a share in (0, 1), got {config.test}")
+    for name in ("scale", "l2", "optimizers", "hidden"):
+        if not getattr(config, name) and not (name == "hidden" and config.model == "softmax_regression"):
+            raise ValueError(f"{name}: expected at least one value, got none")
+    if len(set(config.optimizers)) < len(config.optimizers):
+        raise ValueError(f"optimizers: expected different names, got {', '.join(config.optimizers)}")
+
+
+def make_model(config: Sweep, shape: tuple[int, ...], classes: int, scale: float) -> Model:
+    """The configured model for inputs of a shape; ``scale`` may be traced."""
+    from jaxsoft import models
+
+    features = 1
+    for size in shape:
+        features *= size
+    sizes = (features, *config.hidden, classes)
+    if config.model == "softmax_regression":
+        return models.softmax_regression(features, classes, init=config.init, scale=scale)
+    if config.model == "deep_linear":
+        return models.deep_linear(sizes, init=config.init, scale=scale)
+    if config.model == "cnn":
+        side = round(features**0.5)
+        image = shape if len(shape) > 1 else (side, side)
+        if len(shape) == 1 and side * side != features:
+            raise ValueError(f"model: expected square images for cnn, got {features} features")
+        return models.cnn(
+            image, classes, channels=config.hidden, activation=config.activation, init=config.init, scale=scale
+        )
+    return models.mlp(sizes, activation=config.activation, init=config.init, scale=scale)
+
+
+def sweep(config: Sweep, *, progress: bool = True) -> xr.Dataset:
+    """Run the configured sweep; the library call behind ``jaxsoft sweep``."""
+    check(config)
+    from jaxsoft import data, optimizers, problem, train
+    from jaxsoft.sweep import Seeds, run
+
+    for name in config.optimizers:
+        checks.one_of("optimizers", name, optimizers.NAMES)
+    full = data.get(str(config.dataset))
+    training, held_out = data.split(full, config.test, config.seed)
+    shape = training.x.shape[1:]
+
+    def process(
+        optimizer: str, learning_rate: float, scale: float = config.scale[0], l2: float = config.l2[0]
+    ) -> Process:
+        model = make_model(config, shape, full.num_classes, scale)
+        fit, held = problem.metrics(model, training), problem.metrics(model, held_out, "test_")
+
+        def probe(params: problem.Params) -> dict[str, jax.Array]:
+            return {"accuracy": fit(params)["accuracy"], **held(params)}
+
+        return train.make_train(
+            problem.classification(model, training, l2),
+            optimizers.make(optimizer, learning_rate),
+            batch_size=config.batch_size,
+            probe=probe,
+        )
+
+    rates = {name: {"learning_rate": optimizers.DEFAULT_LEARNING_RATE[name]} for name in config.optimizers}
+    axes: dict[str, object] = {"optimizer": list(config.optimizers) if config.learning_rate else rates}
+    if config.learning_rate:
+        axes["learning_rate"] = config.learning_rate
+    axes |= {n: getattr(config, n) for n in ("scale", "l2") if len(getattr(config, n)) > 1}
+    axes["run"] = Seeds(config.inits)
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k != "out"}
+    return run(
+        process,
+        axes,
+        seed=config.seed,
+        steps=config.steps,
+        record_every=config.record_every,
+        out=config.out,
+        config=plain | {"num_classes": full.num_classes, "examples": len(training.y), "held_out": len(held_out.y)},
+        progress=progress,
+    )
+
+
+def _sweep(config: Sweep) -> None:
+    check(config)
+    import os
+
+    import jax
+
+    # One XLA device for each core: the engine runs one block of lanes on each.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    jax.config.update("jax_enable_x64", config.dtype == "float64")
+    sweep(config)
+    print(f"results: {config.out}    now: jaxsoft report {config.out}")
+
+
+def _report(config: Report) -> None:
+    from jaxsoft import report, store
+
+    dataset = store.load(config.run)
+    report.print_table(report.summary(dataset))
+    written = report.write(dataset, config.to or config.run.with_name(config.run.name + "-report"))
+    for path in written:
+        print(path)
+
+
+def _lecture(_: Lecture) -> None:
+    from jaxsoft import lecture
+
+    lecture.show()
+
+
+RUN: dict[type, Callable[..., None]] = {Sweep: _sweep, Report: _report, Lecture: _lecture}
+
+
+def _one_line(box: str) -> str:
+    """The first part of tyro's framed message, on one line."""
+    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
+    text = " ".join(line for line in lines if line and not set(line) <= {"─", " "} and not line.startswith("─"))
+    return re.sub(r"\s*(Argument helptext|For full helptext).*", "", text).strip()
+
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """Parse the command line; a mistake is one line on standard error and exit code 2."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                Annotated[Sweep, subcommand("sweep")]
+                | Annotated[Report, subcommand("report")]
+                | Annotated[Lecture, subcommand("lecture")],
+                prog="jaxsoft",
+                description="Why a softmax classifier stalls, and when it will move again.",
+                args=arguments,
+            )
+    except SystemExit as stop:
+        if stop.code:
+            print(f"jaxsoft: error: {_one_line(said.getvalue())}", file=sys.stderr)
+        raise
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for a mistake, 130/143 after SIGINT/SIGTERM."""
+    try:
+        config = parse(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        RUN[type(config)](config)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        text = str(error) if not isinstance(error, OSError) or error.strerror is None else error.strerror
+        print(f"jaxsoft: error: {text.splitlines()[0] if text else type(error).__name__}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"jaxsoft: {stop or 'interrupted'}", file=sys.stderr)
+        return 128 + getattr(stop, "signum", 2)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

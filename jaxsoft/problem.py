@@ -1,0 +1,140 @@
+"""The first waist: a problem is a way to draw parameters and a pure ``loss(params) -> scalar``.
+
+Training, curvature and searches see only this; models and data end here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxsoft import checks, losses
+from jaxsoft.data import Dataset
+from jaxsoft.models import Model
+
+Params = optax.Params
+
+
+class InitFn(Protocol):
+    def __call__(self, key: jax.Array, /) -> Params: ...
+
+
+class LossFn(Protocol):
+    def __call__(self, params: Params, /) -> jax.Array: ...
+
+
+class BatchLossFn(Protocol):
+    def __call__(self, params: Params, indices: jax.Array, /) -> jax.Array: ...
+
+
+class Problem(NamedTuple):
+    """What is minimised.
+
+    init: ``key -> params``.
+    loss: ``params -> scalar``, on all the data.
+    batch_loss: ``(params, indices) -> scalar``, on the examples with these indices; None where there are no examples.
+    num_examples: how many examples there are; 0 for a bare surface.
+    """
+
+    init: InitFn
+    loss: LossFn
+    batch_loss: BatchLossFn | None = None
+    num_examples: int = 0
+
+
+class Metrics(Protocol):
+    def __call__(self, params: Params, /) -> dict[str, jax.Array]: ...
+
+
+def _penalty(params: Params, l2: float | jax.Array) -> jax.Array:
+    """l2/2 Σ w² over the weights: the leaves with two dimensions or more (biases are free)."""
+    weights = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
+    return 0.5 * l2 * sum((jnp.sum(jnp.square(w)) for w in weights), start=jnp.zeros(()))
+
+
+def _on_device(dataset: Dataset) -> tuple[jax.Array, jax.Array]:
+    """Inputs in the default float type (float64 under x64) and integer labels."""
+    return jnp.asarray(dataset.x, dtype=jnp.result_type(float)), jnp.asarray(dataset.y)
+
+
+def _check_fit(model: Model, dataset: Dataset) -> None:
+    """The model must take one example and return one logit per class."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    one = jax.ShapeDtypeStruct(dataset.x.shape[1:], jnp.result_type(float))
+    logits = jax.eval_shape(lambda k, x: model.apply(model.init(k), x), key, one)
+    if logits.shape != (dataset.num_classes,):
+        raise ValueError(
+            f"model: expected logits of shape ({dataset.num_classes},), one for each class of {dataset.name}, "
+            f"got shape {logits.shape}"
+        )
+
+
+def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) -> Problem:
+    """Softmax classification: the mean cross-entropy of a model on a data set, plus an optional penalty.
+
+        L(θ) = -(1/n) Σ_i log softmax(f_θ(x_i))[y_i] + (l2/2) Σ w²     (natural logarithms; w: weights, not biases)
+
+    ``l2`` may be traced, so a sweep can vary it. The full batch is the default; ``batch_loss`` takes example indices.
+    Raises ValueError when the model does not return one logit per class, or l2 is negative.
+    """
+    checks.non_negative("l2", l2)
+    _check_fit(model, dataset)
+    x, y = _on_device(dataset)
+
+    def mean_loss(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
+        logits = jax.vmap(model.apply, in_axes=(None, 0))(params, x)
+        cost = losses.cost(logits, y)
+        return cost if isinstance(l2, float) and l2 == 0.0 else cost + _penalty(params, l2)
+
+    def loss(params: Params) -> jax.Array:
+        return mean_loss(params, x, y)
+
+    def batch_loss(params: Params, indices: jax.Array) -> jax.Array:
+        return mean_loss(params, x[indices], y[indices])
+
+    return Problem(init=model.init, loss=loss, batch_loss=batch_loss, num_examples=len(dataset.y))
+
+
+def metrics(model: Model, dataset: Dataset, prefix: str = "") -> Metrics:
+    """A probe: ``params -> {prefix + "loss", prefix + "accuracy"}``, the mean cross-entropy and the share of hits."""
+    x, y = _on_device(dataset)
+
+    def probe(params: Params) -> dict[str, jax.Array]:
+        logits = jax.vmap(model.apply, in_axes=(None, 0))(params, x)
+        return {f"{prefix}loss": losses.cost(logits, y), f"{prefix}accuracy": losses.accuracy(logits, y)}
+
+    return probe
+
+
+def quadratic(eigenvalues: Sequence[float], sigma: float | jax.Array = 1.0) -> Problem:
+    """The surface f(θ) = ½ Σ λ_i θ_i², started at θ ~ N(0, σ² I): a bowl, a saddle or a ridge by the signs of λ."""
+    curvature = np.asarray(eigenvalues, dtype=np.float64)
+    if curvature.ndim != 1 or curvature.size == 0 or not np.isfinite(curvature).all():
+        raise ValueError(f"eigenvalues: expected a non-empty list of finite numbers, got {eigenvalues}")
+
+    def init(key: jax.Array) -> jax.Array:
+        return sigma * jax.random.normal(key, curvature.shape)
+
+    def loss(params: Params) -> jax.Array:
+        theta = jnp.asarray(params)
+        return 0.5 * jnp.sum(jnp.asarray(curvature, theta.dtype) * jnp.square(theta))
+
+    return Problem(init=init, loss=loss)
+
+
+def monkey_saddle(sigma: float | jax.Array = 1.0) -> Problem:
+    """The surface f(x, y) = x³ - 3 x y², a degenerate saddle with three ways down, started at N(0, σ² I)."""
+
+    def init(key: jax.Array) -> jax.Array:
+        return sigma * jax.random.normal(key, (2,))
+
+    def loss(params: Params) -> jax.Array:
+        x, y = jnp.asarray(params)
+        return x**3 - 3 * x * y**2
+
+    return Problem(init=init, loss=loss)

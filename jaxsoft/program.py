@@ -1,0 +1,282 @@
+"""One kind of process as compiled programs: many lanes side by side, in segments, on every device.
+
+A lane knows nothing of the others. Lanes are vmapped in blocks whose working set fits the cache, one block on each
+device; a block's width never changes, so a lane's numbers do not depend on how many lanes there are.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxsoft.axes import Block
+from jaxsoft.process import DIVERGED, MAX_STEPS, RUNNING, Process, State
+
+SEGMENT_FLOPS = 1e10  # one segment of one device: about a second of small-net work on one core
+CACHE_BYTES = 2**19  # what a block of lanes should fit in on a CPU: half of a common second-level cache
+CPU_WIDTH, ACCELERATOR_WIDTH = 128, 4096  # the most lanes worth having side by side on a device
+
+Numbers = dict[str, jax.Array]
+Records = dict[str, jax.Array]
+Factory = Callable[..., Process[State]]
+
+
+class Lane(NamedTuple, Generic[State]):
+    """One run: the state of its process, its status, and the number of steps taken."""
+
+    state: State
+    status: jax.Array
+    steps: jax.Array
+
+
+class Outcome(NamedTuple):
+    """A lane as it stands: its status if it ended here, and what its process says of the state."""
+
+    status: jax.Array
+    record: Records
+    final: Records
+
+
+def turned_non_finite(old: object, new: object) -> jax.Array:
+    """Whether any number became NaN, or went from finite to infinite."""
+
+    def bad(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.any(jnp.isnan(b) | (jnp.isinf(b) & jnp.isfinite(a)))
+
+    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+    flags = [bad(a, b) for a, b in pairs if jnp.issubdtype(b.dtype, jnp.inexact)]
+    return functools.reduce(jnp.logical_or, flags, jnp.zeros((), jnp.bool_))
+
+
+def build(process: Factory | Process, block: Block, numbers: Numbers) -> Process:
+    """The ``(init, step)`` of one lane, from its kinds and its (traced) numbers."""
+    if isinstance(process, tuple):
+        if block.kinds or numbers:
+            raise TypeError(
+                f"process: expected a function of {', '.join([*block.kinds, *numbers])} that returns (init, step), "
+                "got a bare pair, which cannot vary along these axes"
+            )
+        return Process(*process)
+    made = process(**block.kinds, **numbers)
+    if not (isinstance(made, tuple) and len(made) == 2 and all(callable(f) for f in made)):
+        raise TypeError(f"process: expected a function that returns a pair (init, step), got {type(made).__name__}")
+    return Process(*made)
+
+
+def start(process: Process, key: jax.Array, run: jax.Array) -> Lane:
+    """Draw a lane's first state from the key of its global run id."""
+    drawn = process.init(jax.random.fold_in(key, run))
+    state = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.array(x), drawn)
+    finite = [jnp.all(~jnp.isnan(x)) for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    healthy = functools.reduce(jnp.logical_and, finite, jnp.ones((), jnp.bool_))
+    return Lane(state, jnp.where(healthy, RUNNING, DIVERGED).astype(jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def advance(process: Process, lane: Lane, limit: jax.Array) -> Lane:
+    """One step, unless the lane has ended. A step that turns non-finite is counted, and not taken."""
+    following, info = process.step(lane.state)
+    status = jnp.where(lane.status == RUNNING, info.done, lane.status)
+    live = (status == RUNNING) & (lane.steps < limit)
+    broken = live & turned_non_finite(lane.state, following)
+    taken = live & ~broken
+    state = jax.tree.map(lambda new, old: jnp.where(taken, new, old), following, lane.state)
+    return Lane(state, jnp.where(broken, DIVERGED, status), lane.steps + live.astype(jnp.int32))
+
+
+def outcome(process: Process, lane: Lane, limit: jax.Array) -> Outcome:
+    """What is known of a lane now; its status is ``RUNNING`` only if it has steps left."""
+    info = process.step(lane.state)[1]
+    status = jnp.where(lane.status == RUNNING, info.done, lane.status)
+    status = jnp.where((status == RUNNING) & (lane.steps >= limit), MAX_STEPS, status)
+    return Outcome(status, info.record, info.final)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of one block's programs.
+
+    width: lanes side by side on one device. interval: steps between two looks. looks: looks in a segment.
+    flops: of one step of one lane, as the compiler counts. lane_bytes: working set of one lane.
+    """
+
+    width: int
+    interval: int
+    looks: int
+    flops: float
+    lane_bytes: int
+
+
+class Program:
+    """The compiled functions of one block of a sweep."""
+
+    def __init__(self, process: Factory | Process, block: Block, number_names: list[str], limit: int) -> None:
+        self._process, self._block = process, block
+        self._number_dtypes = {name: jnp.result_type(float) for name in [*number_names, *block.numbers]}
+        self.limit = jnp.asarray(limit, jnp.int32)
+        self.devices = jax.local_devices()
+        self.mesh = Mesh(np.array(self.devices), ("lanes",), axis_types=(AxisType.Auto,))
+        self.sharding = NamedSharding(self.mesh, PartitionSpec("lanes"))
+
+    def _made(self, numbers: Numbers) -> Process:
+        return build(self._process, self._block, numbers)
+
+    @functools.cached_property
+    def lane(self) -> Lane:
+        """Shapes and types of one lane."""
+        return jax.eval_shape(lambda k, r, n: start(self._made(n), k, r), *self._lane_arguments())
+
+    @functools.cached_property
+    def outcome(self) -> Outcome:
+        """Shapes and types of one lane's outcome."""
+        return jax.eval_shape(
+            lambda lane, n: outcome(self._made(n), lane, self.limit), self.lane, self._lane_arguments()[2]
+        )
+
+    def _lane_arguments(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        numbers = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in self._number_dtypes.items()}
+        return key, jax.ShapeDtypeStruct((), jnp.uint32), numbers
+
+    @functools.cached_property
+    def _lowered_step(self) -> jax.stages.Lowered:
+        def one(lane: Lane, numbers: Numbers) -> Lane:
+            return advance(self._made(numbers), lane, self.limit)
+
+        return jax.jit(one).lower(self.lane, self._lane_arguments()[2])
+
+    def fingerprint(self) -> str:
+        """A hash of what one lane computes (start and step, with the data), the same in every process."""
+
+        def first(key: jax.Array, run: jax.Array, numbers: Numbers) -> Lane:
+            return start(self._made(numbers), key, run)
+
+        texts = [self._lowered_step.as_text(), jax.jit(first).lower(*self._lane_arguments()).as_text()]
+        return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+
+    def plan(self, record_every: int, lanes: int, width: int | None = None, like: Plan | None = None) -> Plan:
+        """Sizes from the operations of one step and the memory of one lane, both asked of the compiler.
+
+        A kind whose step costs within a factor of two of another's takes that plan's width, and spares a compilation.
+        """
+        costs = self._lowered_step.cost_analysis() or {}
+        flops = max(float(costs.get("flops", 0.0)), 1.0)
+        state_bytes = _bytes(self.lane)
+        lane_bytes = state_bytes
+        if width is None and like is not None and 0.5 <= flops / like.flops <= 2.0:
+            width, lane_bytes = like.width, like.lane_bytes
+        if width is None:
+            memory = self._lowered_step.compile().memory_analysis()
+            lane_bytes += memory.temp_size_in_bytes if memory is not None else 0
+            on_cpu = self.devices[0].platform == "cpu"
+            most = CPU_WIDTH if on_cpu else ACCELERATOR_WIDTH
+            room = CACHE_BYTES // max(lane_bytes, 1) if on_cpu else most
+            needed = -(-lanes // len(self.devices))
+            width = max(1, min(most, _power_of_two_below(room), _power_of_two_above(needed)))
+        budget = max(1, int(SEGMENT_FLOPS / (flops * width)))
+        interval = max(d for d in range(1, record_every + 1) if record_every % d == 0 and (d <= budget or d == 1))
+        looks = max(1, min(budget // interval, -(-int(self.limit) // interval), 4096))
+        return Plan(width, interval, looks, flops, lane_bytes)
+
+    def compile(self, plan: Plan) -> None:
+        """Compile the start and the segment for the planned sizes, once."""
+        self.plan_used = plan
+        lanes = plan.width * len(self.devices)
+
+        def begin(key: jax.Array, run: jax.Array, numbers: Numbers) -> Lane:
+            return start(self._made(numbers), key, run)
+
+        def segment(limit: jax.Array, lane: Lane, numbers: Numbers) -> tuple[Lane, Records, Outcome]:
+            made = self._made(numbers)
+
+            def look(lane: Lane, _: None) -> tuple[Lane, Records]:
+                record = made.step(lane.state)[1].record
+                lane = jax.lax.fori_loop(0, plan.interval, lambda _, x: advance(made, x, limit), lane)
+                return lane, record
+
+            lane, records = jax.lax.scan(look, lane, length=plan.looks)
+            return lane, records, outcome(made, lane, limit)
+
+        key, run, numbers = self._lane_arguments()
+        many = functools.partial(self._many, lanes)
+        self._start = self._sharded(begin, plan.width).lower(key, many(run), many(numbers)).compile()
+        self._segment = (
+            self._sharded(segment, plan.width, donate=1).lower(self.limit, many(self.lane), many(numbers)).compile()
+        )
+
+    def _many(self, lanes: int, tree: object) -> object:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((lanes, *x.shape), x.dtype, sharding=self.sharding), tree)
+
+    def _sharded(self, function: Callable[..., object], width: int, donate: int | None = None) -> jax.stages.Wrapped:
+        """``function(shared, lane arguments...)`` for all lanes: a block of ``width`` on each device, no exchange."""
+
+        def block(shared: jax.Array, *lanes: object) -> object:
+            if width == 1:  # without the batch dimension matrix products stay plain
+                alone = function(shared, *jax.tree.map(lambda x: x[0], lanes))
+                return jax.tree.map(lambda x: x[None], alone)
+            return jax.vmap(functools.partial(function, shared))(*lanes)
+
+        per_lane = PartitionSpec("lanes")
+
+        def everywhere(shared: jax.Array, *lanes: object) -> object:
+            return jax.shard_map(
+                block,
+                mesh=self.mesh,
+                in_specs=(PartitionSpec(), *(per_lane for _ in lanes)),
+                out_specs=per_lane,
+                check_vma=False,
+            )(shared, *lanes)
+
+        return jax.jit(everywhere, donate_argnums=() if donate is None else (donate,))
+
+    def start(self, key: jax.Array, runs: np.ndarray, numbers: Mapping[str, np.ndarray]) -> Lane:
+        return self._start(key, jax.device_put(runs, self.sharding), self.numbers(numbers, len(runs)))
+
+    def segment(self, lane: Lane, numbers: Numbers) -> tuple[Lane, Records, Outcome]:
+        return self._segment(self.limit, lane, numbers)
+
+    def numbers(self, numbers: Mapping[str, np.ndarray], lanes: int) -> Numbers:
+        """Each lane's numbers on its device, the block's own beside them."""
+        own = {name: np.full(lanes, value) for name, value in self._block.numbers.items()}
+        return {
+            name: jax.device_put(np.asarray(values, self._number_dtypes[name]), self.sharding)
+            for name, values in {**numbers, **own}.items()
+        }
+
+    def to_host(self, lane: Lane) -> list[np.ndarray]:
+        """The leaves of many lanes as plain arrays (keys as their data)."""
+        return [
+            np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+            for x in jax.tree.leaves(lane)
+        ]
+
+    def to_device(self, leaves: list[np.ndarray]) -> Lane:
+        """The inverse of ``to_host``."""
+        shapes, structure = jax.tree.flatten(self.lane)
+
+        def place(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+            if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+                return jax.device_put(jax.random.wrap_key_data(jnp.asarray(leaf)), self.sharding)
+            return jax.device_put(leaf, self.sharding)
+
+        return jax.tree.unflatten(structure, [place(a, s) for a, s in zip(leaves, shapes, strict=True)])
+
+
+def _bytes(tree: object) -> int:
+    # A key's dtype has no item size of its own; its data is a few words.
+    return sum(x.size * (x.dtype.itemsize if jnp.issubdtype(x.dtype, jnp.number) else 8) for x in jax.tree.leaves(tree))
+
+
+def _power_of_two_below(n: int) -> int:
+    return 1 << (max(n, 1).bit_length() - 1)
+
+
+def _power_of_two_above(n: int) -> int:
+    return 1 << (max(n, 1) - 1).bit_length()

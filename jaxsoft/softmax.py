@@ -1,0 +1,186 @@
+"""Softmax with full relative accuracy: probabilities, their complements, their logarithms and their derivatives.
+
+For logits z (..., C), with the classes last:
+
+    p_k = e^{z_k} / Σ_j e^{z_j}                       softmax, in the lecture's three steps: exponentiate, sum, divide
+    q_k = 1 - p_k = Σ_{j≠k} p_j                       the complement
+    log p_k = (z_k - m) - log(1 + s)                  m = max z,  s = Σ e^{z_j - m} over all classes but one at the top
+    J_kj = ∂p_k/∂z_j = p_k (δ_kj - p_j)               diag(p) - p pᵀ
+
+Late in training the interesting numbers are tiny: q of a confident class, log p near zero. Written literally (1 - p,
+z_k - logsumexp(z)) they cancel to zero in float32 where one logit leads by 15 to 20. Here nothing cancels: every component
+of p, q, log p and of the product J t keeps its leading digits, as far down as the type has numbers, and so do the
+derivatives that jax takes forwards, backwards and twice. What remains is the rounding of z_k - m itself.
+
+A logit of -inf excludes its class: p = 0, q = 1, log p = -inf, and all derivatives with respect to it are 0.
+At least one logit must be finite, and none +inf; otherwise the result is NaN.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+# Up to so many classes, several sums are taken in one pass. That is the faster way for small nets, but it adds one term
+# after the other: with many terms of one size, float32 would lose a digit that the tree sums of ``jnp.sum`` keep.
+_FEW = 64
+
+
+class Probabilities(NamedTuple):
+    """Softmax seen from three sides, each (..., C): p, its complement q = 1 - p, and log p."""
+
+    p: jax.Array
+    q: jax.Array
+    log_p: jax.Array
+
+
+def as_logits(argument: str, z: ArrayLike) -> jax.Array:
+    """Return ``z`` as an array of floats with at least one class.
+
+    Raises TypeError for a type that is not real and floating, ValueError where the last axis is missing or empty.
+    """
+    z = jnp.asarray(z)
+    if not jnp.issubdtype(z.dtype, jnp.floating):
+        raise TypeError(f"{argument}: expected floating-point logits, got {z.dtype}")
+    if z.ndim == 0 or z.shape[-1] == 0:
+        raise ValueError(f"{argument}: expected logits of shape (..., C) with C >= 1, got shape {z.shape}")
+    return z
+
+
+def _total(x: jax.Array) -> jax.Array:
+    return jnp.sum(x, axis=-1, keepdims=True)
+
+
+def exponentiate(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Step 1: the gaps z - max z <= 0 and e = exp(z - max z) in [0, 1], each (..., C)."""
+    gap = z - jnp.max(z, axis=-1, keepdims=True)
+    return gap, jnp.exp(gap)
+
+
+def add(e: jax.Array, *more: jax.Array) -> tuple[jax.Array, ...]:
+    """Step 2: s = Σ e - 1, the sum over all classes but one at the top, and the sums of ``more``, each (..., 1).
+
+    Below 2 the total holds a single 1, so that s is the sum of the rest; from 2 on, the subtraction loses nothing.
+    """
+    terms = (e, jnp.where(e == 1, 0, e), *more)
+    if e.shape[-1] <= _FEW and e.dtype.itemsize >= 4:
+        zeros = (jnp.zeros((), e.dtype),) * len(terms)
+        sums = jax.lax.reduce(terms, zeros, lambda a, b: tuple(map(jax.lax.add, a, b)), (e.ndim - 1,))
+        total, rest, *others = (x[..., None] for x in sums)
+    else:
+        total, rest, *others = (_total(x) for x in terms)
+    return jnp.where(total < 2, rest, total - 1), *others
+
+
+def divide(e: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Step 3: p = e / (1 + s) and q = 1 - p, which is s / (1 + s) at the top; elsewhere p <= 1/2 and 1 - p is safe."""
+    p = e / (1 + s)
+    return p, jnp.where(e == 1, s / (1 + s), 1 - p)
+
+
+def _log_tangent(p: jax.Array, t: jax.Array) -> jax.Array:
+    """d log p = t_k - Σ_j p_j t_j, without cancellation, and written so that its automatic transpose has none either.
+
+    Subtracting the mean first removes what all components have in common. What remains is
+    q_k t_k - Σ_{j≠k} p_j t_j; only a class above one half (there is at most one) needs its q as a sum of the others.
+    """
+    t = t - _total(p * t)
+    top = p > 0.5
+    rest = jnp.where(top, 0, p)
+    t_top = jnp.where(top, t, 0)
+    own = jnp.where(top, _total(rest) * t, t - _total(p * t_top))
+    return own - _total(rest * t)
+
+
+def _product(p: jax.Array, t: jax.Array) -> jax.Array:
+    """J t = p ⊙ d log p. The last line is zero in exact arithmetic and the mirror of the mean's removal above: with it
+    the linear map is its own transpose, operation by operation, so reverse mode is as accurate as forward mode."""
+    product = p * _log_tangent(p, t)
+    return product - p * _total(product)
+
+
+@jax.custom_jvp
+def probabilities(z: jax.Array) -> Probabilities:
+    """p, q = 1 - p and log p of floating-point logits z (..., C), each with full relative accuracy.
+
+    With m = max z, e = exp(z - m) and s = Σ e - 1:
+
+        p = e / (1 + s),    q = s / (1 + s) at the top and 1 - p elsewhere,    log p = (z - m) - log(1 + s).
+    """
+    gap, e = exponentiate(z)
+    (s,) = add(e)
+    return Probabilities(*divide(e, s), gap - jnp.log1p(s))
+
+
+@probabilities.defjvp
+def _probabilities_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[Probabilities, Probabilities]:
+    (z,), (t,) = primals, tangents
+    values = probabilities(z)
+    dp = _product(values.p, t)
+    return values, Probabilities(dp, -dp, _log_tangent(values.p, t))
+
+
+def softmax(z: ArrayLike) -> jax.Array:
+    """The probabilities p_k = e^{z_k} / Σ_j e^{z_j} of logits z (..., C).
+
+    The lecture's three steps are exponentiate, sum, divide; for z = (5, 2, -1, 3) that is (148.4, 7.4, 0.4, 20.1),
+    176.3 and (.84, .04, .00, .11). Subtracting max z first changes nothing but the range. Softmax is ½-Lipschitz in the
+    2-norm (Nair 2025), and softmax(z / T) goes to ``hardmax(z)`` as the temperature T goes to 0.
+
+    Raises TypeError for integer logits, ValueError for a missing class axis.
+
+    >>> [round(float(p), 4) for p in softmax([5.0, 2.0, -1.0, 3.0])]
+    [0.842, 0.0419, 0.0021, 0.114]
+    """
+    return probabilities(as_logits("z", z)).p
+
+
+def log_softmax(z: ArrayLike) -> jax.Array:
+    """The logarithms log p_k = (z_k - m) - log(1 + s) of ``softmax(z)``, (..., C), for z (..., C).
+
+    Both terms have one sign, so log p keeps its leading digits even where p rounds to 1. Its derivative is
+    d log p_k = dz_k - Σ_j p_j dz_j. Raises TypeError for integer logits, ValueError for a missing class axis.
+    """
+    return probabilities(as_logits("z", z)).log_p
+
+
+def hardmax(z: ArrayLike) -> jax.Array:
+    """One where z (..., C) is largest and zero elsewhere, (..., C); of equal logits the first wins, as in argmax.
+
+    The limit of softmax(z / T) as T goes to 0 where the largest logit is unique. Its derivative is zero.
+    Raises TypeError for integer logits, ValueError for a missing class axis.
+
+    >>> hardmax([5.0, 2.0, -1.0, 3.0]).tolist()
+    [1.0, 0.0, 0.0, 0.0]
+    """
+    z = as_logits("z", z)
+    return jax.nn.one_hot(jnp.argmax(z, axis=-1), z.shape[-1], dtype=z.dtype)
+
+
+def jacobian(z: ArrayLike) -> jax.Array:
+    """The Jacobian J = diag(p) - p pᵀ of softmax, (..., C, C), for z (..., C).
+
+    J_kk = p_k q_k and J_kj = -p_k p_j, each entry with full relative accuracy. J is symmetric, positive semidefinite,
+    J 1 = 0, and its largest eigenvalue is at most 2 max p (1 - p) <= ½ (Nair 2025).
+    Raises TypeError for integer logits, ValueError for a missing class axis.
+    """
+    p, q, _ = probabilities(as_logits("z", z))
+    diagonal = jnp.broadcast_to(jnp.eye(p.shape[-1], dtype=bool), (*p.shape, p.shape[-1]))
+    return jnp.where(diagonal, (p * q)[..., None], -p[..., :, None] * p[..., None, :])
+
+
+def jacobian_product(z: ArrayLike, t: ArrayLike) -> jax.Array:
+    """The product J t = (diag p - p pᵀ) t, (..., C), for z and t (..., C), in O(C) operations.
+
+        (J t)_k = p_k Σ_j p_j (t_k - t_j)
+
+    Each component is accurate relative to the sum of the sizes of these terms, whatever t has in common.
+    Raises TypeError for integer logits, ValueError where the shapes of z and t differ.
+    """
+    z, t = as_logits("z", z), jnp.asarray(t)
+    if t.shape != z.shape:
+        raise ValueError(f"t: expected shape {z.shape}, that of z, got shape {t.shape}")
+    return _product(probabilities(z).p, t.astype(z.dtype))

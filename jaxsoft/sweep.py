@@ -1,0 +1,381 @@
+"""The one engine: axes -> lanes -> chunks -> compiled programs -> labelled results.
+
+    ds = sweep.run(process, {"optimizer": ["gd", "adam"], "learning_rate": [0.1, 1.0], "run": sweep.Seeds(256)},
+                   seed=0, steps=400)
+
+Axes of kinds (names) make one compiled program each; axes of numbers and seeds are lanes of it. Every lane ends with a
+status; one that turns non-finite is frozen at its last finite state and never harms the others.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from jaxsoft import checks
+from jaxsoft.axes import Axes, Block, Grid, Seeds, Static
+from jaxsoft.process import DIVERGED, RUNNING, STATUSES, Process
+from jaxsoft.program import Factory, Lane, Plan, Program
+from jaxsoft.progress import Interrupted, Report, StopRequest, stop_on_signal
+from jaxsoft.store import Layout, Store, Variable, explain_os_errors
+
+__all__ = ["Interrupted", "Seeds", "Static", "run"]
+
+CHUNK_FLOPS = 3e11  # a chunk is committed about every half minute of small-net work
+CHUNK_BYTES = 2**28  # the most that the records and states of a chunk may take
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A rectangle of lanes that is committed at once."""
+
+    rows: range
+    columns: range
+    lanes: np.ndarray
+
+
+@dataclass
+class Pack:
+    """Lanes that run side by side in one call; ``slots`` are their places in the chunk, -1 for a mere filler."""
+
+    slots: np.ndarray
+    lane: Lane
+    segments: int
+
+
+class Work:
+    """A chunk in progress: its packs, and the results so far."""
+
+    def __init__(self, program: Program, times: np.ndarray, lanes: int) -> None:
+        like = program.outcome
+        self.values = {n: np.zeros((lanes, len(times), *x.shape), x.dtype) for n, x in like.record.items()}
+        self.values |= {f"final_{n}": np.zeros((lanes, *x.shape), x.dtype) for n, x in like.final.items()}
+        self.values |= {"status": np.zeros(lanes, np.int8), "steps": np.zeros(lanes, np.int32)}
+        self.packs: list[Pack] = []
+
+    @property
+    def diverged(self) -> int:
+        return int(np.sum(self.values["status"] == DIVERGED))
+
+    def to_arrays(self, program: Program) -> dict[str, np.ndarray]:
+        arrays = {f"value/{name}": value for name, value in self.values.items()}
+        for i, pack in enumerate(self.packs):
+            arrays |= {f"pack/{i}/{k}": leaf for k, leaf in enumerate(program.to_host(pack.lane))}
+            arrays |= {f"slots/{i}": pack.slots, f"segments/{i}": np.array(pack.segments)}
+        return arrays
+
+    def from_arrays(self, program: Program, arrays: Mapping[str, np.ndarray]) -> None:
+        self.values = {name: arrays[f"value/{name}"] for name in self.values}
+        leaves = len(jax.tree.leaves(program.lane))
+        for i in range(sum(name.startswith("slots/") for name in arrays)):
+            lane = program.to_device([arrays[f"pack/{i}/{k}"] for k in range(leaves)])
+            self.packs.append(Pack(arrays[f"slots/{i}"], lane, int(arrays[f"segments/{i}"])))
+
+
+def record_times(steps: int, record_every: int) -> np.ndarray:
+    """The steps at which a lane is recorded: 0, k, 2k, ..., and the last."""
+    return np.append(np.arange(0, steps, record_every), steps)
+
+
+def _chunks(grid: Grid, size: int) -> tuple[int, list[Chunk]]:
+    """Cut the lanes into rectangles of about ``size``: pieces of one row, or whole rows."""
+    columns = min(grid.columns, size)
+    rows = max(1, size // grid.columns) if columns == grid.columns else 1
+    chunks = []
+    for r in range(0, grid.rows, rows):
+        for c in range(0, grid.columns, columns):
+            across, along = range(r, min(r + rows, grid.rows)), range(c, min(c + columns, grid.columns))
+            lanes = np.array([i * grid.columns + j for i in across for j in along])
+            chunks.append(Chunk(across, along, lanes))
+    return columns, chunks
+
+
+def _chunk_size(program: Program, plan: Plan, times: np.ndarray, steps: int) -> int:
+    """How many lanes to commit at once, from the work and the memory of a lane; a multiple of a pack."""
+    pack = plan.width * len(program.devices)
+    like = program.outcome
+    bytes_per_lane = sum(x.size * x.dtype.itemsize * len(times) for x in like.record.values())
+    bytes_per_lane += sum(x.size * x.dtype.itemsize for x in like.final.values()) + 2 * plan.lane_bytes
+    lanes = min(CHUNK_FLOPS / (plan.flops * steps), CHUNK_BYTES / bytes_per_lane)
+    return pack * max(1, int(lanes) // pack)
+
+
+def _layout(grid: Grid, program: Program, times: np.ndarray, chunk_columns: int) -> Layout:
+    like = program.outcome
+
+    def extra(name: str, x: jax.Array) -> tuple[str, ...]:
+        return tuple(f"{name}_{i}" for i in range(len(x.shape)))
+
+    taken = {"step", "status", "steps", "committed", *grid.coordinates()} & set(like.record)
+    if taken:
+        raise ValueError(f"process: expected records with names of their own, got {sorted(taken)}")
+    variables = {
+        n: Variable(("step", *extra(n, x)), (len(times), *x.shape), np.dtype(x.dtype)) for n, x in like.record.items()
+    }
+    variables |= {f"final_{n}": Variable(extra(n, x), x.shape, np.dtype(x.dtype)) for n, x in like.final.items()}
+    variables |= {
+        "status": Variable((), (), np.dtype(np.int8)),
+        "steps": Variable((), (), np.dtype(np.int32)),
+        "committed": Variable((), (), np.dtype(np.bool_)),
+    }
+    coords = {**grid.coordinates(), "step": (("step",), times)}
+    return Layout(grid.dims, grid.shape, len(grid.lane_shape), chunk_columns, coords, variables)
+
+
+def _check_alike(blocks: list[Block], programs: list[Program]) -> None:
+    """All kinds share the arrays of the result, so they must record the same things."""
+
+    def shapes(program: Program) -> dict[str, object]:
+        like = program.outcome
+        return {n: (x.shape, str(x.dtype)) for n, x in [*like.record.items(), *like.final.items()]}
+
+    first = shapes(programs[0])
+    for block, program in zip(blocks[1:], programs[1:], strict=True):
+        if shapes(program) != first:
+            raise ValueError(
+                f"process: expected the same records for every kind, {blocks[0].labels} has {first} "
+                f"and {block.labels} has {shapes(program)}"
+            )
+
+
+def _revision() -> str:
+    """The git revision of the source, where there is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip() if found.returncode == 0 else "unknown"
+
+
+def _versions(*names: str) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def run(
+    process: Factory | Process,
+    axes: Axes,
+    *,
+    seed: int,
+    steps: int,
+    record_every: int = 1,
+    out: str | Path | None = None,
+    config: Mapping[str, object] | None = None,
+    width: int | None = None,
+    chunk: int | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Run a process over every combination of the axes, and return the labelled results.
+
+    Args:
+        process: a function of the axes' names that returns ``(init, step)``, or such a pair where all axes are seeds.
+            It is called inside the traced function: kinds arrive as Python values, numbers as traced scalars.
+        axes: by name, in the order of the result's dimensions. ``Seeds(n)``: n independent keys. Numbers: lanes.
+            Names, ``Static(...)`` or a mapping: kinds; a mapping's value is what the process receives, or a mapping
+            of numbers that come with the name (``{"gd": {"learning_rate": 0.5}, "adam": {"learning_rate": 0.01}}``).
+        seed: of the key; lane keys are ``fold_in(key(seed), run id)`` with the run id counted over the seed axes only,
+            so that settings are compared on the same initial draws, whatever the chunks and the devices.
+        steps: the most steps a lane may take.
+        record_every: steps between records; the last state is recorded too.
+        out: a folder for a Zarr store that is written chunk by chunk; the same call on it resumes. None: memory.
+        config: plain data kept with the results, and compared on resuming.
+        width, chunk: lanes side by side on a device, and lanes committed at once; planned if not given.
+        progress: show progress on standard error.
+
+    Returns:
+        A dataset with dimensions (the axes..., step): what the process records, ``final_...`` of the last states,
+        ``status`` (see its ``flag_meanings``), ``steps`` taken (for a diverged lane the step at which it broke), and
+        ``committed``. With ``out`` arrays are read from disk on demand.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit, each named; for an ``out`` that holds something else.
+        Interrupted: after SIGINT or SIGTERM, at the end of the segment, everything done so far committed.
+    """
+    checks.count("seed", seed, at_least=0)
+    checks.count("steps", steps)
+    checks.count("record_every", record_every)
+    for name, value in (("width", width), ("chunk", chunk)):
+        if value is not None:
+            checks.count(name, value)
+    grid = Grid(axes)
+    blocks = list(grid.blocks())
+    times = record_times(steps, record_every)
+    with Report(grid.lanes * len(blocks), steps, show=progress) as report, stop_on_signal() as stop:
+        report.say("preparing")
+        programs = [Program(process, block, list(grid.numbers), steps) for block in blocks]
+        _check_alike(blocks, programs)
+        device = jax.local_devices()[0]
+        identity = {
+            "axes": grid.describe(),
+            "seed": seed,
+            "steps": steps,
+            "record_every": record_every,
+            "config": dict(config or {}),
+            "dtype": str(jnp.dtype(jnp.result_type(float))),
+            "platform": device.platform,
+            "versions": _versions("jaxsoft", "jax", "jaxlib", "optax"),
+            "program": {str(b.labels): p.fingerprint() for b, p in zip(blocks, programs, strict=True)} if out else {},
+        }
+        first = programs[0].plan(record_every, grid.lanes, width)
+        columns, chunks = _chunks(grid, chunk or _chunk_size(programs[0], first, times, steps))
+        about = {
+            **(config or {}),
+            **identity,
+            "order": [*grid.order, "step"],
+            "statuses": list(STATUSES),
+            "device": device.device_kind,
+            "devices": len(jax.local_devices()),
+            "chunk": len(chunks[0].lanes),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "revision": _revision(),
+        }
+        path = None if out is None else Path(out)
+        with explain_os_errors(path or Path()), Store(path, identity, about) as store:
+            store.create(_layout(grid, programs[0], times, columns))
+            engine = _Engine(grid, store, report, stop, times, jax.random.key(seed), record_every)
+            for number, (block, program) in enumerate(zip(blocks, programs, strict=True)):
+                engine.run_block(number, block, program, chunks, first, width)
+            store.drop_partial()
+            dataset = store.dataset()
+    dataset["status"].attrs |= {"flag_values": list(range(len(STATUSES))), "flag_meanings": " ".join(STATUSES)}
+    return dataset
+
+
+@dataclass
+class _Engine:
+    """The loop over chunks and segments: the only one there is."""
+
+    grid: Grid
+    store: Store
+    report: Report
+    stop: StopRequest
+    times: np.ndarray
+    key: jax.Array
+    record_every: int
+
+    def run_block(
+        self, number: int, block: Block, program: Program, chunks: list[Chunk], first: Plan, width: int | None
+    ) -> None:
+        """Run what is not committed yet of one block."""
+        committed = self.store.committed(block.index)
+        todo = [i for i, c in enumerate(chunks) if not committed[c.lanes].all()]
+        left = sum(len(chunks[i].lanes) for i in todo)
+        self.report.resumed(self.grid.lanes - left)
+        if not todo:
+            return
+        name = ", ".join(map(str, block.labels)) or "process"
+        self.report.say(f"compiling {name}")
+        program.compile(program.plan(self.record_every, self.grid.lanes, width, first))
+        self.report.say(f"running {name}")
+        partial = self.store.load_partial()
+        for i in todo:
+            work = Work(program, self.times, len(chunks[i].lanes))
+            mark = np.array([number, i])
+            if partial is not None and np.array_equal(partial["mark"], mark):
+                work.from_arrays(program, partial)
+                partial = None
+            else:
+                work.packs = list(self._packs(program, chunks[i].lanes))
+            self._run_chunk(program, chunks[i], work, mark)
+            self.store.commit(block.index, chunks[i].rows, chunks[i].columns, work.values)
+            self.store.drop_partial()
+            self.report.finished(len(chunks[i].lanes), work.diverged)
+
+    def _packs(self, program: Program, lanes: np.ndarray) -> Iterator[Pack]:
+        """Start the lanes of a chunk, in packs of one size; the last one is filled up with copies."""
+        size = program.plan_used.width * len(program.devices)
+        for begin in range(0, len(lanes), size):
+            slots = np.full(size, -1)
+            count = min(size, len(lanes) - begin)
+            slots[:count] = np.arange(begin, begin + count)
+            numbers, runs = self.grid.point(lanes[np.maximum(slots, 0)])
+            yield Pack(slots, program.start(self.key, runs, numbers), 0)
+
+    def _run_chunk(self, program: Program, chunk: Chunk, work: Work, mark: np.ndarray) -> None:
+        """Segment by segment until every lane has ended, dropping those that have between segments."""
+        saved = time.monotonic()
+        segment = min((pack.segments for pack in work.packs), default=0)
+        while work.packs:
+            for pack in work.packs:
+                if pack.segments > segment:
+                    continue
+                self._run_segment(program, chunk, work, pack)
+                if self.stop.signum:
+                    self.store.save_partial({"mark": mark, **work.to_arrays(program)})
+                    raise Interrupted(self._farewell(), self.stop.signum)
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self.store.save_partial({"mark": mark, **work.to_arrays(program)})
+                    saved = time.monotonic()
+            work.packs = _drop_finished(program, work)
+            segment += 1
+
+    def _run_segment(self, program: Program, chunk: Chunk, work: Work, pack: Pack) -> None:
+        plan = program.plan_used
+        real = pack.slots >= 0
+        slots = pack.slots[real]
+        numbers, _ = self.grid.point(chunk.lanes[np.maximum(pack.slots, 0)])
+        before = work.values["steps"][slots]
+        running = work.values["status"][slots] == RUNNING
+        pack.lane, records, outcome = program.segment(pack.lane, program.numbers(numbers, len(pack.slots)))
+        work.values["steps"][slots] = np.asarray(pack.lane.steps)[real]
+        work.values["status"][slots] = np.asarray(outcome.status)[real]
+
+        looks = (pack.segments * plan.looks + np.arange(plan.looks)) * plan.interval
+        kept = np.flatnonzero((looks % self.record_every == 0) & (looks < self.times[-1]))
+        places = looks[kept] // self.record_every
+        pack.segments += 1
+        ended = slots[work.values["status"][slots] != RUNNING]
+        rest = -(-pack.segments * plan.looks * plan.interval // self.record_every)
+        for name, series in records.items():
+            if len(kept):
+                work.values[name][np.ix_(slots, places)] = np.asarray(series)[real][:, kept]
+        if len(ended):
+            among = np.flatnonzero(np.isin(pack.slots, ended))
+            for name, last in outcome.record.items():
+                work.values[name][ended, min(rest, len(self.times) - 1) :] = np.asarray(last)[among][:, None]
+            for name, last in outcome.final.items():
+                work.values[f"final_{name}"][ended] = np.asarray(last)[among]
+        taken = float(np.sum(work.values["steps"][slots] - before))
+        gone = work.values["status"][slots] != RUNNING
+        spared = float(np.sum((self.times[-1] - work.values["steps"][slots])[gone & running]))
+        self.report.advanced(taken, taken + spared)
+
+    def _farewell(self) -> str:
+        done = f"{self.report.done} of {self.report.total} runs are committed"
+        if self.store.out is None:
+            return f"interrupted; {done}, in memory only: give out= to keep them"
+        kept = f"in {self.store.out}, and the work in hand is kept"
+        return f"interrupted; {done} {kept}: run the same command to resume"
+
+
+def _drop_finished(program: Program, work: Work) -> list[Pack]:
+    """Packs without lanes that have ended, closed up when that saves a pack; the order of lanes stays."""
+    status = work.values["status"]
+    live = [(pack.slots >= 0) & (status[np.maximum(pack.slots, 0)] == RUNNING) for pack in work.packs]
+    packs = [pack for pack, mask in zip(work.packs, live, strict=True) if mask.any()]
+    masks = [mask for mask in live if mask.any()]
+    size = program.plan_used.width * len(program.devices)
+    if -(-sum(int(m.sum()) for m in masks) // size) >= len(packs):
+        return packs
+    leaves = [program.to_host(pack.lane) for pack in packs]
+    joined = [np.concatenate([h[k][m] for h, m in zip(leaves, masks, strict=True)]) for k in range(len(leaves[0]))]
+    slots = np.concatenate([pack.slots[m] for pack, m in zip(packs, masks, strict=True)])
+    closed = []
+    for begin in range(0, len(slots), size):
+        index = np.arange(begin, begin + size)
+        index = np.where(index < len(slots), index, begin)
+        padded = np.where(np.arange(size) < len(slots) - begin, slots[index], -1)
+        closed.append(Pack(padded, program.to_device([leaf[index] for leaf in joined]), packs[0].segments))
+    return closed

@@ -1,0 +1,112 @@
+"""Training as a process: any optax transform on any problem, as ``(init, step)``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsoft import checks
+from jaxsoft.problem import Metrics, Params, Problem
+from jaxsoft.process import CONVERGED, DIVERGED, RUNNING, Info, Process
+
+
+class TrainState(NamedTuple):
+    """What the next step needs. ``loss`` and ``grad`` belong to ``params`` (and to the batch of ``step``)."""
+
+    params: Params
+    opt_state: optax.OptState
+    loss: jax.Array
+    grad: optax.Updates
+    batch_key: jax.Array
+    noise_key: jax.Array
+    step: jax.Array
+
+
+def batch_indices(key: jax.Array, step: jax.Array, num_examples: int, batch_size: int) -> jax.Array:
+    """The example indices of one step: epochs without replacement, a fresh permutation for each, from the key alone.
+
+    Epoch e holds ⌊n / batch_size⌋ batches, cut from a permutation drawn with ``fold_in(key, e)``; the remainder of an
+    epoch is left out, as the next permutation brings it back.
+    """
+    per_epoch = num_examples // batch_size
+    epoch, position = step // per_epoch, step % per_epoch
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+    return jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
+
+
+def flatten(params: Params) -> jax.Array:
+    """All parameters as one vector (P,), in the order of ``jax.tree.leaves``."""
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params)])
+
+
+def make_train(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    *,
+    batch_size: int | None = None,
+    tolerance: float | jax.Array = 0.0,
+    probe: Metrics | None = None,
+    keep_params: bool = False,
+) -> Process[TrainState]:
+    """Training as ``(init, step)``: θ_{t+1} = θ_t + u_t with u_t the optimizer's update of ∇L(θ_t).
+
+    Every step records ``loss`` and ``grad_norm`` (the 2-norm of ∇L over all parameters), and what ``probe(params)``
+    returns. With ``keep_params`` the final parameters are kept too, as one vector ``params`` (P,). A run ends early as
+    converged where grad_norm < tolerance, and as diverged where the loss is not finite.
+
+    ``batch_size`` draws mini-batches by index inside the step (see ``batch_indices``); None is the full batch, and the
+    recorded loss is then that of all the data. The optimizer also receives ``value``, ``grad``, ``value_fn`` and a
+    ``key`` of its own for the step, as optax extra arguments, so line searches and noise work.
+
+    Raises ValueError for a batch size outside [1, n], or where the problem has no examples; a negative tolerance.
+    """
+    checks.non_negative("tolerance", tolerance)
+    if batch_size is not None:
+        checks.count("batch_size", batch_size)
+        if problem.batch_loss is None:
+            raise ValueError(f"batch_size: expected None for a problem without examples, got {batch_size}")
+        if batch_size > problem.num_examples:
+            raise ValueError(f"batch_size: expected at most {problem.num_examples} (the examples), got {batch_size}")
+    transform = optax.with_extra_args_support(optimizer)
+
+    def loss_at(key: jax.Array, step: jax.Array, params: Params) -> jax.Array:
+        if batch_size is None or problem.batch_loss is None:
+            return problem.loss(params)
+        return problem.batch_loss(params, batch_indices(key, step, problem.num_examples, batch_size))
+
+    def init(key: jax.Array) -> TrainState:
+        init_key, batch_key, noise_key = jax.random.split(key, 3)
+        params = problem.init(init_key)
+        step = jnp.zeros((), jnp.int32)
+        loss, grad = jax.value_and_grad(lambda p: loss_at(batch_key, step, p))(params)
+        return TrainState(params, transform.init(params), loss, grad, batch_key, noise_key, step)
+
+    def describe(state: TrainState) -> Info:
+        grad_norm = optax.tree.norm(state.grad)
+        finite = jnp.isfinite(state.loss)
+        done = jnp.where(finite, jnp.where(grad_norm < tolerance, CONVERGED, RUNNING), DIVERGED)
+        record = {"loss": state.loss, "grad_norm": grad_norm}
+        record |= probe(state.params) if probe is not None else {}
+        final = {"params": flatten(state.params)} if keep_params else {}
+        return Info(done.astype(jnp.int32), record, final)
+
+    def step(state: TrainState) -> tuple[TrainState, Info]:
+        updates, opt_state = transform.update(
+            state.grad,
+            state.opt_state,
+            state.params,
+            value=state.loss,
+            grad=state.grad,
+            value_fn=lambda p: loss_at(state.batch_key, state.step, p),
+            key=jax.random.fold_in(state.noise_key, state.step),
+        )
+        params = optax.apply_updates(state.params, updates)
+        following = state.step + 1
+        loss, grad = jax.value_and_grad(lambda p: loss_at(state.batch_key, following, p))(params)
+        moved = state._replace(params=params, opt_state=opt_state, loss=loss, grad=grad, step=following)
+        return moved, describe(state)
+
+    return Process(init, step)

@@ -1,0 +1,13 @@
+"""A strict world for every test: implicit rank promotion is an error; x64 only where a test asks for it."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield

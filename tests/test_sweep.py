@@ -1,0 +1,319 @@
+"""The engine: its lanes obey closed forms, do not depend on each other, on chunks or on widths, and never get lost."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import xarray as xr
+
+from jaxsoft import optimizers, problem, sweep, train
+from jaxsoft.axes import Grid
+from jaxsoft.data import iris
+from jaxsoft.models import mlp
+from jaxsoft.process import CONVERGED, DIVERGED, MAX_STEPS, RUNNING, Info, Process
+from jaxsoft.program import Program
+
+MODEL = mlp([4, 5, 3], init="normal", scale=0.3)
+
+
+def bowl(eta, curvature=1.0):
+    """Gradient descent on ½ λ x² from x ~ N(0, 1): x_t = (1 - ηλ)^t x_0."""
+    return train.make_train(problem.quadratic([1.0]), optax.sgd(eta * curvature), tolerance=1e-3)
+
+
+def saddle(eta):
+    return train.make_train(problem.quadratic([-1.0, 1.0], sigma=1e-3), optax.sgd(eta), keep_params=True)
+
+
+def classifier(optimizer, learning_rate):
+    return train.make_train(problem.classification(MODEL, iris()), optimizers.make(optimizer, learning_rate))
+
+
+def test_gradient_descent_follows_the_closed_form():
+    etas = [0.01, 0.05]
+    ds = sweep.run(saddle, {"eta": etas, "run": sweep.Seeds(5)}, seed=3, steps=60, record_every=6)
+    start = np.stack([np.asarray(saddle(0.1).init(key_of(3, i)).params) for i in range(5)])
+    growth = (1 + np.array(etas)[:, None, None] * np.array([1.0, -1.0])) ** 60
+    # 60 float32 products, each rounded to 6e-8
+    np.testing.assert_allclose(ds["final_params"], growth * start, rtol=2e-5)
+    exact = 0.5 * np.sum(np.array([-1.0, 1.0]) * (growth * start) ** 2, axis=-1)
+    np.testing.assert_allclose(ds["loss"].isel(step=-1), exact, rtol=1e-3, atol=1e-12)
+    assert (ds["status"] == MAX_STEPS).all()
+    assert (ds["steps"] == 60).all()
+
+
+def key_of(seed, run):
+    return jax.random.fold_in(jax.random.key(seed), run)
+
+
+def test_lanes_stop_where_the_closed_form_says():
+    etas = np.array([0.05, 0.3, 0.9])
+    ds = sweep.run(bowl, {"eta": etas, "run": sweep.Seeds(40)}, seed=0, steps=300, width=2, chunk=24)
+    start = np.array([float(bowl(0.1).init(key_of(0, i)).params[0]) for i in range(40)])
+    exact = np.log(1e-3 / np.abs(start)) / np.log(1 - etas)[:, None]
+    # The first integer step with |x_t| < 1e-3; a lane within 1e-3 of the boundary may round to either side.
+    clear = np.abs(exact - np.round(exact)) > 1e-3
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(ds["steps"].values[clear], np.maximum(np.ceil(exact), 0)[clear])
+    assert (ds["status"] == CONVERGED).all()
+
+
+def test_the_record_of_a_lane_that_ended_stays():
+    ds = sweep.run(bowl, {"eta": [0.5], "run": sweep.Seeds(6)}, seed=0, steps=200, record_every=7, width=1)
+    last = ds["loss"].isel(step=-1)
+    after = ds["loss"].where(ds["step"] >= ds["steps"])
+    assert bool(((after == last) | after.isnull()).all())
+    assert bool((ds["grad_norm"].isel(step=-1) < 1e-3).all())
+
+
+def test_thinned_records_are_the_dense_ones():
+    axes = {"eta": [0.02], "run": sweep.Seeds(3)}
+    dense = sweep.run(saddle, axes, seed=1, steps=50)
+    thin = sweep.run(saddle, axes, seed=1, steps=50, record_every=8)
+    assert thin["step"].values.tolist() == [0, 8, 16, 24, 32, 40, 48, 50]
+    np.testing.assert_allclose(thin["loss"], dense["loss"].sel(step=thin["step"]), rtol=1e-5, atol=1e-13)
+
+
+PAIRED = {"optimizer": ["gd", "adam"], "learning_rate": [0.01, 0.1], "run": sweep.Seeds(11)}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return sweep.run(classifier, PAIRED, seed=5, steps=20, width=2, chunk=4)
+
+
+@pytest.mark.parametrize(("width", "chunk"), [(1, 2), (3, 100), (None, None)])
+def test_starts_are_bitwise_the_same_for_any_chunk_and_width(width, chunk, reference):
+    ds = sweep.run(classifier, PAIRED, seed=5, steps=20, width=width, chunk=chunk)
+    assert len(np.unique(ds["loss"].isel(step=0))) == 11
+    # Losses are sums over 150 examples: the order of the sum may differ with the width, the draws may not.
+    np.testing.assert_allclose(ds["loss"], reference["loss"], rtol=2e-5)
+    starts = ds["loss"].isel(step=0)
+    np.testing.assert_array_equal(starts.isel(optimizer=0), starts.isel(optimizer=1))
+    np.testing.assert_array_equal(starts.isel(learning_rate=0), starts.isel(learning_rate=1))
+
+
+@pytest.mark.parametrize("width", [1, 4, 5])
+def test_drawn_parameters_are_bitwise_those_of_the_run_id(width):
+    def process(eta):
+        return train.make_train(problem.classification(MODEL, iris()), optax.sgd(eta * 0.0), keep_params=True)
+
+    ds = sweep.run(process, {"eta": [1.0, 2.0], "run": sweep.Seeds(7)}, seed=9, steps=1, width=width, chunk=2 * width)
+    expected = np.stack([train.flatten(process(1.0).init(key_of(9, i)).params) for i in range(7)])
+    np.testing.assert_array_equal(ds["final_params"].values, np.stack([expected, expected]))
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+def test_a_run_in_a_sweep_equals_plain_optax(name, x64):
+    rate = optimizers.DEFAULT_LEARNING_RATE[name]
+    steps = 25
+    ds = sweep.run(
+        classifier, {"optimizer": {name: {"learning_rate": rate}}, "run": sweep.Seeds(3)}, seed=2, steps=steps
+    )
+    loss = problem.classification(MODEL, iris()).loss
+    transform = optax.with_extra_args_support(optimizers.make(name, rate))
+
+    @jax.jit
+    def plain_step(params, state, key):
+        value, grad = jax.value_and_grad(loss)(params)
+        updates, state = transform.update(grad, state, params, value=value, grad=grad, value_fn=loss, key=key)
+        return value, optax.apply_updates(params, updates), state
+
+    for run in range(3):
+        init_key, _, noise_key = jax.random.split(key_of(2, run), 3)
+        params = MODEL.init(init_key)
+        state, trace = transform.init(params), []
+        for step in range(steps + 1):
+            value, params, state = plain_step(params, state, jax.random.fold_in(noise_key, step))
+            trace.append(float(value))
+        # float64 rounding (1e-16) grows along 25 steps of a smooth loss; muon's orthogonalisation amplifies it most
+        np.testing.assert_allclose(ds["loss"].values[0, run], trace, rtol=1e-9)
+
+
+def test_a_diverging_lane_is_frozen_and_harms_nobody():
+    # On ½x² gradient descent with η multiplies x by (1 - η): 1e30 overflows float32 in its second step.
+    etas = [0.1, 1e30, 0.2]
+    ds = sweep.run(bowl, {"eta": etas, "run": sweep.Seeds(8)}, seed=0, steps=40, width=4)
+    calm = sweep.run(bowl, {"eta": [0.1, 0.2], "run": sweep.Seeds(8)}, seed=0, steps=40, width=4)
+    broken = ds.sel(eta=1e30)
+    assert (broken["status"] == DIVERGED).all()
+    assert broken["steps"].values.tolist() == [1] * 8  # its loss is not finite after one step already
+    assert np.isfinite(ds["loss"]).all()
+    np.testing.assert_allclose(broken["loss"], broken["loss"].isel(step=0).values[:, None] + np.zeros(41))
+    np.testing.assert_allclose(ds["loss"].sel(eta=[0.1, 0.2]), calm["loss"], rtol=1e-6)
+
+
+def test_a_start_that_is_not_a_number_is_kept_with_its_status():
+    def process():
+        def init(key):
+            return jnp.where(jax.random.uniform(key) < 0.5, jnp.nan, 1.0)
+
+        def step(x):
+            return 0.5 * x, Info(jnp.zeros((), jnp.int32), {"x": x}, {})
+
+        return init, step
+
+    ds = sweep.run(process, {"run": sweep.Seeds(20)}, seed=0, steps=3)
+    bad = np.array([float(jax.random.uniform(key_of(0, i))) < 0.5 for i in range(20)])
+    assert 0 < bad.sum() < 20
+    np.testing.assert_array_equal(ds["status"].values == DIVERGED, bad)
+    np.testing.assert_array_equal(ds["steps"].values == 0, bad)
+    np.testing.assert_allclose(ds["x"].values[~bad], 0.5 ** np.arange(4) * np.ones((int((~bad).sum()), 1)))
+
+
+def test_infinity_that_was_there_before_is_no_divergence():
+    """A best-loss-so-far that starts at infinity is an honest state."""
+
+    def init(key):
+        return jnp.inf, jax.random.normal(key)
+
+    def step(state):
+        best, x = state
+        return (jnp.minimum(best, x**2), 0.9 * x), Info(jnp.zeros((), jnp.int32), {"x": x}, {"best": best})
+
+    ds = sweep.run(Process(init, step), {"run": sweep.Seeds(4)}, seed=0, steps=5)
+    assert (ds["status"] == MAX_STEPS).all()
+    np.testing.assert_allclose(ds["final_best"], ds["x"].isel(step=-2) ** 2, rtol=1e-6)
+
+
+def test_one_compilation_however_many_chunks_and_lanes():
+    def traced(lanes, chunk):
+        count = 0
+
+        def process(eta):
+            init, step = saddle(eta)
+
+            def counted(state):
+                nonlocal count
+                count += 1
+                return step(state)
+
+            return Process(init, counted)
+
+        sweep.run(process, {"eta": [0.1], "run": sweep.Seeds(lanes)}, seed=0, steps=9, width=2, chunk=chunk)
+        return count
+
+    assert traced(4, 4) == traced(64, 4) == traced(3, 4)
+
+
+def test_the_compiled_segment_is_traced_once(monkeypatch):
+    chex.clear_trace_counter()
+    whole = Program._sharded
+
+    def once(self, function, width, donate=None):
+        return whole(self, chex.assert_max_traces(function, n=1), width, donate)
+
+    monkeypatch.setattr(Program, "_sharded", once)
+    ds = sweep.run(bowl, {"eta": [0.1, 0.2], "run": sweep.Seeds(30)}, seed=0, steps=50, width=2, chunk=8)
+    assert (ds["status"] != RUNNING).all()
+
+
+def test_no_lane_talks_to_another_device():
+    grid = Grid({"eta": [0.1], "run": sweep.Seeds(8)})
+    program = Program(saddle, next(grid.blocks()), ["eta"], 10)
+    program.compile(program.plan(1, 8, 4))
+    text = program._segment.as_text()
+    assert len(program.devices) == 2
+    for exchange in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert exchange not in text
+
+
+def test_axes_are_labelled_in_the_order_given():
+    axes = {"run": sweep.Seeds(3), "optimizer": {"gd": {"learning_rate": 0.5}, "adam": {"learning_rate": 0.01}}}
+    ds = sweep.run(classifier, axes, seed=0, steps=4, record_every=2)
+    assert ds["loss"].dims == ("run", "optimizer", "step")
+    assert ds["optimizer"].values.tolist() == ["gd", "adam"]
+    assert dict(ds["learning_rate"].to_series()) == {"gd": 0.5, "adam": 0.01}
+    assert "learning_rate" in ds.coords
+    assert ds.attrs["seed"] == 0
+    for name in ("versions", "device", "dtype", "revision", "chunk", "config"):
+        assert name in ds.attrs
+
+
+def test_static_axes_and_objects_reach_the_process():
+    seen = []
+
+    def process(surface, repeats, eta):
+        seen.append((type(surface), repeats))
+        return train.make_train(surface, optax.sgd(eta * repeats))
+
+    axes = {
+        "surface": {"bowl": problem.quadratic([1.0]), "monkey": problem.monkey_saddle(0.1)},
+        "repeats": sweep.Static([1, 2]),
+        "eta": np.linspace(0.01, 0.02, 3),
+    }
+    ds = sweep.run(process, axes, seed=0, steps=2)
+    assert ds["loss"].shape == (2, 2, 3, 3)
+    assert {r for _, r in seen} == {1, 2}
+    first = ds["loss"].sel(surface="bowl").isel(step=[0, 1])
+    factor = (1 - ds["eta"] * ds["repeats"]) ** 2  # the loss ½x² after one step
+    measured = first.isel(step=1, drop=True) / first.isel(step=0, drop=True)
+    np.testing.assert_allclose(measured, factor.transpose(*measured.dims), rtol=1e-5)
+
+
+def test_many_short_rows_in_one_chunk_land_in_their_places():
+    """A chunk of several rows is written row by row; the closed form knows where each number belongs."""
+    axes = {"eta": np.linspace(0.01, 0.3, 7), "curvature": np.linspace(0.1, 1, 5), "run": sweep.Seeds(2)}
+    for chunk in (3, 7, 14, 21, 1000):
+        ds = sweep.run(bowl, axes, seed=4, steps=5, chunk=chunk, width=1)
+        exact = (1 - ds["eta"] * ds["curvature"]) ** (2 * ds["step"])
+        xr.testing.assert_allclose(
+            (ds["loss"] / ds["loss"].isel(step=0)).transpose(*exact.dims, "run"),
+            exact.broadcast_like(ds["loss"]).transpose(*exact.dims, "run"),
+            rtol=1e-4,
+        )
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "message"),
+    [
+        ({"eta": []}, ValueError, r"axes\['eta'\]: expected a non-empty"),
+        ({"eta": "gd"}, TypeError, r"axes\['eta'\]: expected Seeds"),
+        ({"eta": 3}, TypeError, r"axes\['eta'\]: expected Seeds"),
+        ({"eta": [0.1, float("nan")]}, ValueError, r"expected finite numbers, got nan"),
+        ({"eta": ["a", "a"]}, ValueError, r"expected different values"),
+        ({"eta": [True, False]}, TypeError, r"values of type bool"),
+        ({"step": [1.0]}, ValueError, r"expected names that are identifiers"),
+        ({"eta": {}}, ValueError, r"at least one value"),
+        ({"optimizer": {"a": {"eta": 1.0}}, "eta": [1.0]}, ValueError, r"'eta' is given twice"),
+    ],
+)
+def test_bad_axes_are_named(axes, error, message):
+    with pytest.raises(error, match=message):
+        sweep.run(bowl, axes, seed=0, steps=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"seed": -1}, ValueError, "seed: expected an integer >= 0, got -1"),
+        ({"steps": 0}, ValueError, "steps: expected an integer >= 1, got 0"),
+        ({"steps": 2.5}, TypeError, "steps: expected an integer"),
+        ({"record_every": 0}, ValueError, "record_every: expected"),
+        ({"width": 0}, ValueError, "width: expected"),
+        ({"chunk": -4}, ValueError, "chunk: expected"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        sweep.run(bowl, {"eta": [0.1]}, **({"seed": 0, "steps": 3} | arguments))
+
+
+def test_a_bare_pair_cannot_vary_and_a_non_pair_is_refused():
+    with pytest.raises(TypeError, match="got a bare pair"):
+        sweep.run(saddle(0.1), {"eta": [0.1]}, seed=0, steps=3)
+    with pytest.raises(TypeError, match=r"returns a pair \(init, step\), got float"):
+        sweep.run(lambda eta: 1.0, {"eta": [0.1]}, seed=0, steps=3)
+
+
+def test_kinds_that_record_different_things_are_refused():
+    def process(kind):
+        probe = {"a": lambda p: {"first": p[0]}, "b": lambda p: {"second": p[1]}}[kind]
+        return train.make_train(problem.quadratic([1.0, 1.0]), optax.sgd(0.1), probe=probe)
+
+    with pytest.raises(ValueError, match=r"process: expected the same records for every kind.*second"):
+        sweep.run(process, {"kind": ["a", "b"], "run": sweep.Seeds(2)}, seed=0, steps=3)
