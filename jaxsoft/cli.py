@@ -45,7 +45,7 @@ class Sweep:
     init: str = "normal"
     """normal (standard deviation = scale), glorot, he or zeros."""
     scale: tuple[float, ...] = (1e-3,)
-    """Scale of the initial weights; several values make an axis."""
+    """Scale of the initial weights (not for zeros); several values make an axis."""
     optimizers: tuple[str, ...] = ("gd", "momentum", "rmsprop", "adam")
     """gd, momentum, nesterov, rmsprop, adam, adamw, lion, muon, noisy_gd."""
     learning_rate: tuple[float, ...] = ()
@@ -106,6 +106,8 @@ def check(config: Sweep) -> None:
         checks.non_negative("l2", value)
     if not 0 < config.test < 1:
         raise ValueError(f"test: expected a share in (0, 1), got {config.test}")
+    if config.init == "zeros" and len(config.scale) > 1:
+        raise ValueError(f"scale: expected one value for init zeros, which has no scale, got {len(config.scale)}")
     for name in ("scale", "l2", "optimizers", "hidden"):
         if not getattr(config, name) and not (name == "hidden" and config.model == "softmax_regression"):
             raise ValueError(f"{name}: expected at least one value, got none")
@@ -113,7 +115,7 @@ def check(config: Sweep) -> None:
         raise ValueError(f"optimizers: expected different names, got {', '.join(config.optimizers)}")
 
 
-def make_model(config: Sweep, shape: tuple[int, ...], classes: int, scale: float) -> Model:
+def make_model(config: Sweep, shape: tuple[int, ...], classes: int, scale: float | None) -> Model:
     """The configured model for inputs of a shape; ``scale`` may be traced."""
     from jaxsoft import models
 
@@ -121,6 +123,7 @@ def make_model(config: Sweep, shape: tuple[int, ...], classes: int, scale: float
     for size in shape:
         features *= size
     sizes = (features, *config.hidden, classes)
+    scale = None if config.init == "zeros" else scale
     if config.model == "softmax_regression":
         return models.softmax_regression(features, classes, init=config.init, scale=scale)
     if config.model == "deep_linear":

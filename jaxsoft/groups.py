@@ -6,9 +6,8 @@ are left out. A diverged run counts until it broke; it has no end, so it is in n
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +35,6 @@ def groups(ds: xr.Dataset, by: str | None = "optimizer", *, keep: Sequence[str] 
     missing = [name for name in ("status", "steps", "committed") if name not in ds]
     if missing:
         raise ValueError(f"dataset: expected the result of a sweep, got one without {', '.join(missing)}")
-    classes = num_classes(ds)
-    ds = ds if classes is None else ds.assign_attrs(num_classes=classes)
     ds = ds if keep is None else ds[["status", "steps", "committed", *keep]]
     axes = [str(dim) for dim in ds["committed"].dims]
     if by is None or (by == "optimizer" and by not in axes):
@@ -80,20 +77,8 @@ def accuracy_name(ds: xr.Dataset) -> str | None:
 
 
 def num_classes(ds: xr.Dataset) -> int | None:
-    """C, where a sweep trains a classifier: the attribute ``num_classes``, of the sweep or of its configuration."""
-    config = opened(ds.attrs.get("config"))
-    known = {**config, **ds.attrs} if isinstance(config, Mapping) else ds.attrs
-    return int(known["num_classes"]) if "num_classes" in known else None
-
-
-def opened(attribute: object) -> object:
-    """An attribute that is kept as JSON text, as the mapping that it was."""
-    if not (isinstance(attribute, str) and attribute.startswith("{")):
-        return attribute
-    try:
-        return json.loads(attribute)
-    except ValueError:
-        return attribute
+    """C, where a sweep trains a classifier."""
+    return int(ds.attrs["num_classes"]) if "num_classes" in ds.attrs else None
 
 
 def steps_text(median: float, watched: float) -> str:

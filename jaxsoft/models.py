@@ -268,7 +268,7 @@ def from_flax(module: linen.Module | NnxFactory, x: jax.typing.ArrayLike) -> Mod
         raise TypeError(f"module: expected a Linen module or a factory `rngs -> nnx.Module`, got {module!r}")
     params = jax.eval_shape(model.init, jax.random.key(0))
     if count(params) == 0:
-        raise ValueError(f"module: expected at least one parameter, got none")
+        raise ValueError("module: expected at least one parameter, got none")
     logits = jax.eval_shape(model.apply, params, example)
     if getattr(logits, "ndim", None) != 1:
         got = f"shape {logits.shape}" if hasattr(logits, "shape") else type(logits).__name__
@@ -314,7 +314,9 @@ def _from_nnx(factory: NnxFactory) -> Model[Tree]:
     def build(rngs: nnx.Rngs) -> nnx.Module:
         module = factory(rngs=rngs)
         if not isinstance(module, nnx.Module):
-            raise TypeError(f"module: expected a factory `rngs -> nnx.Module`, got one that returns {type(module).__name__}")
+            raise TypeError(
+                f"module: expected a factory `rngs -> nnx.Module`, got one that returns {type(module).__name__}"
+            )
         return module
 
     graph, _, rest = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, ...)

@@ -116,17 +116,18 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 NAMES = tuple(OPTIMIZERS)
 
-# For the full batch of small images and an mlp with one or two hidden layers.
+# Customary values for the full batch of a small problem: one η for gradient descent with and without momentum, so that
+# momentum's gain is seen at the same η, and optax's usual 1e-3 for the adaptive ones.
 DEFAULT_LEARNING_RATE: dict[str, float] = {
-    "gd": 0.5,
+    "gd": 0.1,
     "momentum": 0.1,
     "nesterov": 0.1,
     "rmsprop": 1e-3,
-    "adam": 1e-2,
-    "adamw": 1e-2,
+    "adam": 1e-3,
+    "adamw": 1e-3,
     "lion": 1e-3,
     "muon": 2e-2,
-    "noisy_gd": 0.5,
+    "noisy_gd": 0.1,
 }
 
 

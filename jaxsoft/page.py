@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from jaxsoft.groups import groups, num_classes, opened
+from jaxsoft.groups import groups, num_classes
 from jaxsoft.process import STATUSES
 
 UNTOLD = ("program", "order", "statuses")  # attributes that the page shows otherwise, or that tell a reader nothing
@@ -77,10 +78,10 @@ def build(ds: xr.Dataset, by: str | None, table: Table, pictures: Sequence[Pictu
 
     Every text is escaped; nothing is loaded from elsewhere.
     """
-    sizes = " × ".join(f"{ds.sizes[dim]:,} {dim}" for dim in ds["committed"].dims) or "1 run"
+    sizes = " × ".join(f"{dim} ({ds.sizes[dim]:,})" for dim in ds["committed"].dims) or "1 run"
     done, planned = int(ds["committed"].sum()), ds["committed"].size
     others = [str(dim) for dim in ds["committed"].dims if dim != by]
-    pooled = f" Every row and curve takes together all values of {_text(' and '.join(others))}." if others else ""
+    pooled = f" A row or a curve takes all values of {_text(' and '.join(others))} together." if others[1:] else ""
     left = f" {planned - done:,} runs were not reached yet and are left out everywhere." if done < planned else ""
     parts = [
         f"<h1>{done:,} training run{'s' if done != 1 else ''}</h1>",
@@ -96,7 +97,8 @@ def build(ds: xr.Dataset, by: str | None, table: Table, pictures: Sequence[Pictu
             f"<figcaption>{_text(p.caption)}</figcaption></figure>"
         )
     parts += ["<h2>How the runs ended</h2>", _html_table(_endings(ds, by))]
-    facts = list(_facts({key: value for key, value in ds.attrs.items() if key not in UNTOLD}))
+    told = dict(_facts({key: value for key, value in ds.attrs.items() if key not in UNTOLD}))
+    facts = [[key, value] for key, value in told.items() if told.get(key.removeprefix("config."), key) != value]
     parts += ["<h2>Where the numbers come from</h2>", _html_table(Table(["attribute", "value"], facts, ""), "facts")]
     return PAGE.format(title=f"jaxsoft: {done:,} training runs", body="\n".join(parts))
 
@@ -133,13 +135,23 @@ def _endings(ds: xr.Dataset, by: str | None) -> Table:
 def _facts(attributes: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Attributes as dotted names and text; mappings, also those kept as JSON, are opened."""
     for key, value in attributes.items():
-        inner = opened(value)
+        inner = _opened(value)
         if isinstance(inner, Mapping):
             yield from _facts({str(k): v for k, v in inner.items()}, f"{prefix}{key}.")
         elif isinstance(inner, list | tuple | np.ndarray):
             yield f"{prefix}{key}", ", ".join(map(str, inner))
         else:
             yield f"{prefix}{key}", str(inner)
+
+
+def _opened(attribute: object) -> object:
+    """An attribute that is kept as JSON text, as the mapping that it was."""
+    if not (isinstance(attribute, str) and attribute.startswith("{")):
+        return attribute
+    try:
+        return json.loads(attribute)
+    except ValueError:
+        return attribute
 
 
 def _text(value: str) -> str:

@@ -8,9 +8,9 @@ For logits z (..., C), with the classes last:
     J_kj = ∂p_k/∂z_j = p_k (δ_kj - p_j)               diag(p) - p pᵀ
 
 Late in training the interesting numbers are tiny: q of a confident class, log p near zero. Written literally (1 - p,
-z_k - logsumexp(z)) they cancel to zero in float32 where one logit leads by 15 to 20. Here nothing cancels: every component
-of p, q, log p and of the product J t keeps its leading digits, as far down as the type has numbers, and so do the
-derivatives that jax takes forwards, backwards and twice. What remains is the rounding of z_k - m itself.
+z_k - logsumexp(z)) they cancel to zero in float32 where one logit leads by 15 to 20. Nothing cancels here: every
+component of p, q, log p and of the product J t keeps its leading digits, as far down as the type has numbers, and so do
+the derivatives that jax takes forwards, backwards and twice. What remains is the rounding of z_k - m itself.
 
 A logit of -inf excludes its class: p = 0, q = 1, log p = -inf, and all derivatives with respect to it are 0.
 At least one logit must be finite, and none +inf; otherwise the result is NaN.

@@ -38,8 +38,8 @@ def style(i: int) -> Style:
 
 
 def plain(label: str) -> str:
-    """A name that is drawn as it is written: no mathematics between dollars, none hidden for its first underscore."""
-    return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
+    """A name that is drawn as it is written, without mathematics between dollars."""
+    return label.replace("$", r"\$")
 
 
 def axes(ax: Axes | None) -> Axes:

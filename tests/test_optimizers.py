@@ -45,7 +45,7 @@ def test_every_optimizer_has_a_default_learning_rate():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_learning_rate_descends_a_bowl(name):
-    run = jax.jit(lambda key: descend(make(name, DEFAULT_LEARNING_RATE[name]), 300, key)[1])
+    run = jax.jit(lambda key: descend(make(name, DEFAULT_LEARNING_RATE[name]), 1000, key)[1])
     losses = run(jax.random.key(0))
     assert losses[-1] < 0.05 * losses[0]
 

@@ -291,6 +291,17 @@ def test_the_page_tells_the_numbers_and_where_they_come_from(written):
     assert "0123abcd" not in everything
 
 
+def test_the_page_says_what_is_pooled_and_tells_the_configuration_once(tmp_path):
+    ds = one_kind().expand_dims(scale=[0.1, 1.0]).assign_attrs(config=json.dumps({"seed": 7, "model": "mlp"}), seed=7)
+    page = page_of(ds, tmp_path)
+    everything = " ".join(page.text)
+    assert "scale (2) × optimizer (1) × run (4)" in everything
+    assert "A row or a curve takes all values of scale and run together." in everything
+    assert page.text.count("7") == 1
+    assert "config.seed" not in page.text
+    assert "config.model" in page.text
+
+
 def test_every_text_is_escaped(tmp_path):
     evil = "<b>&\"'</b><script>alert(1)</script>"
     ds = example().assign_coords(optimizer=[evil, "adam", "sgd"]).rename(optimizer="a<b").assign_attrs({evil: evil})

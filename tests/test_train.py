@@ -1,0 +1,135 @@
+"""Training as a process: mini-batches by index, early ends, and the optimum that an independent library finds."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from jaxsoft import losses, optimizers, problem, sweep, train
+from jaxsoft.data import iris
+from jaxsoft.models import mlp, softmax_regression
+from jaxsoft.process import CONVERGED
+
+
+def test_an_epoch_visits_every_example_once():
+    key, n, size = jax.random.key(1), 50, 7
+    per_epoch = n // size
+    batches = np.stack([train.batch_indices(key, jnp.asarray(s), n, size) for s in range(3 * per_epoch)])
+    epochs = batches.reshape(3, per_epoch * size)
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == per_epoch * size
+        assert set(epoch.tolist()) <= set(range(n))
+    assert not np.array_equal(epochs[0], epochs[1])
+    other = train.batch_indices(jax.random.key(2), jnp.asarray(0), n, size)
+    assert not np.array_equal(other, batches[0])
+
+
+def test_every_example_is_as_likely_in_the_first_batch():
+    n, size, keys = 12, 3, 4000
+    drawn = jax.vmap(lambda k: train.batch_indices(k, jnp.asarray(0), n, size))(
+        jax.random.split(jax.random.key(0), keys)
+    )
+    counts = np.bincount(np.ravel(drawn), minlength=n)
+    # Each count is binomial(keys, size/n), sd 27; the largest of 12 stays within 4.5 sd with probability > 0.9999
+    sd = np.sqrt(keys * (size / n) * (1 - size / n))
+    assert np.abs(counts - keys * size / n).max() < 4.5 * sd
+
+
+def test_mini_batches_in_a_sweep_equal_a_python_loop(x64):
+    model, data = mlp([4, 6, 3], scale=0.5), iris()
+
+    def process(eta):
+        return train.make_train(problem.classification(model, data), optax.sgd(eta), batch_size=16)
+
+    steps = 30
+    ds = sweep.run(process, {"eta": [0.3], "run": sweep.Seeds(2)}, seed=4, steps=steps)
+    for run in range(2):
+        init_key, batch_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(4), run), 3)
+        params = model.init(init_key)
+
+        def batch_loss(p, i):
+            return losses.cost(jax.vmap(model.apply, (None, 0))(p, jnp.asarray(data.x, float)[i]), data.y[i])
+
+        trace = []
+        for step in range(steps + 1):
+            i = np.asarray(train.batch_indices(batch_key, jnp.asarray(step), 150, 16))
+            value, grad = jax.value_and_grad(batch_loss)(params, i)
+            trace.append(float(value))
+            params = jax.tree.map(lambda p, g: p - 0.3 * g, params, grad)
+        np.testing.assert_allclose(ds["loss"].values[0, run], trace, rtol=1e-11)  # float64, 30 steps
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1e-1])
+def test_softmax_regression_reaches_scikit_learns_optimum(x64, l2):
+    """Convex with l2 > 0: one optimum, whoever looks for it (scikit-learn's C is 1 / (n l2), intercepts free)."""
+    data = iris()
+
+    def process(l2):
+        made = problem.classification(softmax_regression(4, 3), data, l2)
+        return train.make_train(made, optimizers.make("nesterov", 0.5), tolerance=1e-9, keep_params=True)
+
+    ds = sweep.run(process, {"l2": [l2]}, seed=0, steps=20_000, record_every=1000)
+    assert (ds["status"] == CONVERGED).all()
+    other = LogisticRegression(C=1 / (150 * l2), tol=1e-12, max_iter=10_000).fit(data.x.astype(float), data.y)
+    weights = ds["final_params"].values[0][:12].reshape(3, 4)
+    np.testing.assert_allclose(weights, other.coef_, atol=1e-6)  # both stop at small gradients, over a curvature l2
+
+
+def test_the_untrained_classifier_sits_at_ln_c_on_balanced_data(x64):
+    state = train.make_train(problem.classification(mlp([4, 5, 3], init="zeros"), iris()), optax.sgd(1.0))
+    _, info = state.step(state.init(jax.random.key(0)))
+    np.testing.assert_allclose(info.record["loss"], np.log(3), rtol=1e-15)
+    # balanced classes and zero weights: only rounding moves it (iris: 50 each)
+    assert info.record["grad_norm"] < 1e-15
+
+
+def test_an_exact_zero_gradient_is_no_convergence_unless_a_tolerance_says_so():
+    flat = problem.quadratic([0.0])
+    for tolerance, done in ((0.0, 0), (1e-9, CONVERGED)):
+        init, step = train.make_train(flat, optax.sgd(0.1), tolerance=tolerance)
+        assert int(step(init(jax.random.key(0)))[1].done) == done
+
+
+def test_the_probe_and_the_parameters_are_those_of_the_state():
+    def process():
+        probe = problem.metrics(model, data, "all_")
+        return train.make_train(problem.classification(model, data), optax.sgd(0.5), probe=probe, keep_params=True)
+
+    model, data = mlp([4, 3, 3], scale=0.5), iris()
+    ds = sweep.run(process, {"run": sweep.Seeds(2)}, seed=0, steps=20, record_every=5)
+    np.testing.assert_allclose(ds["all_loss"], ds["loss"], rtol=2e-6)  # the same mean in another program, float32
+    structure = model.init(jax.random.key(0))
+    for run in range(2):
+        flat = ds["final_params"].values[run]
+        sizes = np.cumsum([leaf.size for leaf in jax.tree.leaves(structure)])[:-1]
+        leaves = [p.reshape(s.shape) for p, s in zip(np.split(flat, sizes), jax.tree.leaves(structure), strict=True)]
+        params = jax.tree.unflatten(jax.tree.structure(structure), leaves)
+        logits = jax.vmap(model.apply, (None, 0))(params, data.x)
+        np.testing.assert_allclose(
+            ds["all_accuracy"].values[run, -1], np.mean(np.argmax(logits, 1) == data.y), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size: expected an integer >= 1, got 0"),
+        ({"batch_size": 151}, ValueError, "batch_size: expected at most 150"),
+        ({"batch_size": 2.0}, TypeError, "batch_size: expected an integer"),
+        ({"tolerance": -1.0}, ValueError, "tolerance: expected a finite number >= 0, got -1.0"),
+        ({"tolerance": float("nan")}, ValueError, "tolerance: expected a finite number >= 0, got nan"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    made = problem.classification(softmax_regression(4, 3), iris())
+    with pytest.raises(error, match=message):
+        train.make_train(made, optax.sgd(0.1), **arguments)
+
+
+def test_a_surface_has_no_batches():
+    with pytest.raises(ValueError, match="batch_size: expected None for a problem without examples, got 3"):
+        train.make_train(problem.quadratic([1.0]), optax.sgd(0.1), batch_size=3)
