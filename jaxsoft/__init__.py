@@ -32,6 +32,7 @@ _MODULES = (
     "softmax",
     "store",
     "sweep",
+    "theory",
     "train",
 )
 

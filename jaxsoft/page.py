@@ -98,7 +98,8 @@ def build(ds: xr.Dataset, by: str | None, table: Table, pictures: Sequence[Pictu
         )
     parts += ["<h2>How the runs ended</h2>", _html_table(_endings(ds, by))]
     told = dict(_facts({key: value for key, value in ds.attrs.items() if key not in UNTOLD}))
-    facts = [[key, value] for key, value in told.items() if told.get(key.removeprefix("config."), key) != value]
+    twice = {key for key in told if key.startswith("config.") and told.get(key.removeprefix("config.")) == told[key]}
+    facts = [[key, value] for key, value in told.items() if key not in twice]
     parts += ["<h2>Where the numbers come from</h2>", _html_table(Table(["attribute", "value"], facts, ""), "facts")]
     return PAGE.format(title=f"jaxsoft: {done:,} training runs", body="\n".join(parts))
 

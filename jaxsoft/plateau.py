@@ -105,5 +105,5 @@ def survival(time: np.ndarray, escaped: np.ndarray, *, confidence: float = 0.95)
 
 def median(curve: Survival) -> float:
     """The first time at which at most half of the runs are left; infinity if more than half never leave."""
-    reached = np.flatnonzero(curve.share <= 0.5)
+    reached = np.flatnonzero(curve.share <= 0.5 + 1e-12)  # a product that is 1/2 but for rounding
     return float(curve.time[reached[0]]) if reached.size else math.inf

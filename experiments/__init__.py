@@ -1,0 +1,1 @@
+"""Experiments: one script a finding, each with its claims against theory."""
