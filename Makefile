@@ -25,7 +25,7 @@ test: $(READY)  ## the whole test suite
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyrefly check
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -300,7 +300,7 @@ def _from_linen(module: linen.Module, x: jax.Array) -> Model[Tree]:
         raise ValueError(f"module: expected a deterministic module, got one with randomness: {reason}") from error
 
     def init(key: jax.Array) -> Tree:
-        return _default_float(module.init(key, x).get("params", {}))
+        return _default_float(module.init(key, x).get("params") or {})
 
     def apply(params: Tree, x: jax.typing.ArrayLike) -> jax.Array:
         return cast(jax.Array, module.apply({"params": params}, jnp.asarray(x)))

@@ -63,4 +63,4 @@ def zero_saddle_rates(x: npt.ArrayLike, y: npt.ArrayLike, num_classes: int) -> n
     checks.count("num_classes", num_classes, at_least=2)
     residual = np.eye(num_classes)[labels] - 1.0 / num_classes
     moment = residual.T @ inputs.reshape(len(inputs), -1) / len(inputs)
-    return np.linalg.svd(moment, compute_uv=False)
+    return np.asarray(np.linalg.svd(moment, compute_uv=False), np.float64)
