@@ -7,7 +7,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +18,12 @@ from jaxsoft import checks
 
 if TYPE_CHECKING:
     import jax
+    import numpy as np
     import xarray as xr
 
     from jaxsoft.models import Model
+    from jaxsoft.page import Picture
+    from jaxsoft.plot import Predict
     from jaxsoft.process import Process
 
 MODELS = ("mlp", "softmax_regression", "deep_linear", "cnn")
@@ -165,6 +168,7 @@ def sweep(config: Sweep, *, progress: bool = True) -> xr.Dataset:
             optimizers.make(optimizer, learning_rate),
             batch_size=config.batch_size,
             probe=probe,
+            keep_params=shape == (2,),  # for the pictures of the decision regions
         )
 
     rates = {name: {"learning_rate": optimizers.DEFAULT_LEARNING_RATE[name]} for name in config.optimizers}
@@ -199,12 +203,57 @@ def _sweep(config: Sweep) -> None:
     print(f"results: {config.out}    now: jaxsoft report {config.out}")
 
 
+def median_runs(ds: xr.Dataset) -> dict[str, np.ndarray]:
+    """The final parameters of each optimizer's run of median final loss."""
+    import numpy as np
+
+    from jaxsoft.process import DIVERGED
+
+    chosen = {}
+    for name in ds["optimizer"].to_numpy():
+        runs = ds.sel(optimizer=name)
+        ended = (runs["committed"] & (runs["status"] != DIVERGED)).to_numpy().ravel()
+        if ended.any():
+            axes = runs["committed"].dims
+            loss = np.where(ended, runs["loss"].isel(step=-1).transpose(*axes).to_numpy().ravel(), np.inf)
+            middle = np.argsort(loss)[(int(ended.sum()) - 1) // 2]
+            params = runs["final_params"].transpose(*axes, ...).to_numpy()
+            chosen[str(name)] = params.reshape(-1, params.shape[-1])[middle]
+    return chosen
+
+
+def decision_regions(ds: xr.Dataset) -> list[Picture]:
+    """The picture of what the median runs decide, where the data lie in a plane; otherwise nothing."""
+    import json
+
+    if "final_params" not in ds:
+        return []
+    import jax
+    from jax.flatten_util import ravel_pytree
+
+    from jaxsoft import data, report
+
+    jax.config.update("jax_enable_x64", ds.attrs["dtype"] == "float64")
+    stored = json.loads(ds.attrs["config"])
+    names = [field.name for field in fields(Sweep) if field.name in stored]
+    config = Sweep(**{n: tuple(stored[n]) if isinstance(stored[n], list) else stored[n] for n in names})
+    full = data.get(config.dataset)
+    model = make_model(config, full.x.shape[1:], full.num_classes, config.scale[0])
+    _, unravel = ravel_pytree(model.init(jax.random.key(0)))
+
+    def predictor(params: np.ndarray) -> Predict:
+        return lambda points: jax.vmap(model.apply, (None, 0))(unravel(params), points)
+
+    return [report.regions_picture({name: predictor(p) for name, p in median_runs(ds).items()}, full)]
+
+
 def _report(config: Report) -> None:
     from jaxsoft import report, store
 
-    dataset = store.load(config.run)
-    report.print_table(report.summary(dataset))
-    written = report.write(dataset, config.to or config.run.with_name(config.run.name + "-report"))
+    ds = store.load(config.run)
+    report.print_table(report.summary(ds))
+    folder = config.to or config.run.with_name(config.run.name + "-report")
+    written = report.write(ds, folder, more=decision_regions(ds))
     for path in written:
         print(path)
 

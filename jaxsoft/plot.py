@@ -26,6 +26,8 @@ from jaxsoft.groups import Group, accuracy_name, diverged, final_values, groups,
 if TYPE_CHECKING:  # the pictures need the numbers of a dataset, not the readers of files
     from jaxsoft.data import Dataset
 
+Predict = Callable[[npt.NDArray[np.floating]], npt.ArrayLike]  # points (m, d) to logits (m, C)
+
 QUANTILES = (0.1, 0.5, 0.9)
 EARLY = 0.05  # an event before this share of the time axis would be squeezed against its edge
 MOST_LABELLED = 6  # more groups than this are told apart by a legend, and drawn without single runs
@@ -152,7 +154,7 @@ def plot_final_accuracy(ds: xr.Dataset, *, ax: Axes | None = None, by: str | Non
 
 
 def plot_decision_regions(
-    predict: Callable[[npt.NDArray[np.floating]], npt.ArrayLike],
+    predict: Predict,
     dataset: Dataset,
     *,
     ax: Axes | None = None,

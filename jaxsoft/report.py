@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import matplotlib
 import numpy as np
@@ -23,6 +23,9 @@ from rich.text import Text
 from jaxsoft import page, plateau, plot, style
 from jaxsoft.groups import accuracy_name, diverged, final_values, groups, num_classes, steps_text
 from jaxsoft.page import Picture
+
+if TYPE_CHECKING:
+    from jaxsoft.data import Dataset
 
 
 class Row(NamedTuple):
@@ -169,12 +172,14 @@ class Draw(Protocol):
     def __call__(self, ds: xr.Dataset, *, ax: Axes | None, by: str | None) -> Axes: ...
 
 
-def write(ds: xr.Dataset, folder: str | Path, *, by: str | None = "optimizer") -> list[Path]:
+def write(
+    ds: xr.Dataset, folder: str | Path, *, by: str | None = "optimizer", more: Sequence[Picture] = ()
+) -> list[Path]:
     """Write every figure as ``.png`` and ``.svg``, and ``report.html``, one page that needs nothing else.
 
-    Figures for which the sweep has no records are left out. Every file appears whole or not at all, and the same data
-    gives the same bytes. Returns the paths, the page last. Raises ValueError for a ``folder`` that is a file, for
-    a sweep without a committed run and as ``summary`` does.
+    Figures for which the sweep has no records are left out; ``more`` ones are added. Every file appears whole or not
+    at all, and the same data gives the same bytes. Returns the paths, the page last. Raises ValueError for a ``folder``
+    that is a file, for a sweep without a committed run and as ``summary`` does.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -182,7 +187,7 @@ def write(ds: xr.Dataset, folder: str | Path, *, by: str | None = "optimizer") -
     rows = summary(ds, by)
     if not any(row.runs for row in rows):
         raise ValueError("dataset: expected at least one committed run, got none")
-    pictures = list(_pictures(ds, by))
+    pictures = [*_pictures(ds, by), *more]
     heads, lines = table(rows)
     html = page.build(ds, by, page.Table([by or "", *heads[1:]], lines, caption(rows)), pictures)
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,6 +238,20 @@ def _pictures(ds: xr.Dataset, by: str | None) -> Iterator[Picture]:
     if accuracy is not None:
         title = f"Accuracy on {'held-out' if accuracy == 'test_accuracy' else 'training'} data at the last step"
         yield picture("final_accuracy", title, about, plot.plot_final_accuracy)
+
+
+def regions_picture(predictors: Mapping[str, plot.Predict], dataset: Dataset) -> Picture:
+    """What classifiers of the plane decide, a panel for each, named by the keys; see ``plot.plot_decision_regions``."""
+    columns = min(len(predictors), 2)
+    rows = -(-len(predictors) // columns)
+    figure = Figure(figsize=(style.SIZE[0] * columns, style.SIZE[1] * rows), layout="constrained")
+    for i, (name, predict) in enumerate(predictors.items()):
+        plot.plot_decision_regions(predict, dataset, ax=figure.add_subplot(rows, columns, i + 1)).set_title(name)
+    about = (
+        "For each optimizer the run of median final loss. Colour: the class with the largest output; lines: where it "
+        "changes hands; points: the data the runs were trained and tested on."
+    )
+    return Picture("decision_regions", "Decision regions", about, _render(figure, "png"), _render(figure, "svg"))
 
 
 def _render(figure: Figure, kind: str) -> bytes:

@@ -192,3 +192,20 @@ def test_reporting_on_nothing_is_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "expected the folder of a sweep" in done.stderr
+
+
+def test_data_in_the_plane_get_their_decision_regions(tmp_path):
+    out = tmp_path / "xor"
+    settings = ["--dataset", "xor", "--inits", 5, "--steps", 300, "--scale", 0.5, "--optimizers", "nesterov", "adam"]
+    done = run("sweep", *settings, "--learning-rate", 0.05, 0.2, "--record-every", 50, "--out", out)
+    assert done.returncode == 0, done.stderr
+    done = run("report", out)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "xor-report" / "decision_regions.svg").exists()
+    assert "Decision regions" in (tmp_path / "xor-report" / "report.html").read_text()
+    ds = store.load(out)
+    for name, params in cli.median_runs(ds).items():
+        losses = ds["loss"].sel(optimizer=name).isel(step=-1).values.ravel()
+        runs = ds["final_params"].sel(optimizer=name).values.reshape(losses.size, -1)
+        chosen = np.flatnonzero((runs == params).all(axis=1))
+        assert np.sum(losses < losses[chosen[0]]) == 4  # of ten runs, the fifth
