@@ -28,6 +28,7 @@ _MODULES = (
     "plot",
     "problem",
     "process",
+    "recipe",
     "report",
     "softmax",
     "store",

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxsoft import cli, data, models, optimizers, store
+from jaxsoft import cli, data, models, optimizers, recipe, store
 
 MODULE = [sys.executable, "-m", "jaxsoft"]
 
@@ -40,7 +40,7 @@ def test_help_is_instant_and_does_not_load_jax(arguments):
 
 def test_the_help_names_everything_there_is():
     text = run("sweep", "--help").stdout
-    for name in (*data.NAMES, *optimizers.NAMES, *cli.MODELS, *models.ACTIVATIONS, *models.INITS):
+    for name in (*data.NAMES, *optimizers.NAMES, *recipe.MODELS, *models.ACTIVATIONS, *models.INITS):
         assert name in text
 
 
@@ -204,7 +204,7 @@ def test_data_in_the_plane_get_their_decision_regions(tmp_path):
     assert (tmp_path / "xor-report" / "decision_regions.svg").exists()
     assert "Decision regions" in (tmp_path / "xor-report" / "report.html").read_text()
     ds = store.load(out)
-    for name, params in cli.median_runs(ds).items():
+    for name, params in recipe.median_runs(ds).items():
         losses = ds["loss"].sel(optimizer=name).isel(step=-1).values.ravel()
         runs = ds["final_params"].sel(optimizer=name).values.reshape(losses.size, -1)
         chosen = np.flatnonzero((runs == params).all(axis=1))

@@ -1,0 +1,216 @@
+"""A configuration in plain words, and the library calls that it stands for: what ``jaxsoft sweep`` runs.
+
+jax is imported only when something is computed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxsoft import checks
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+    import xarray as xr
+
+    from jaxsoft.models import Model
+    from jaxsoft.page import Picture
+    from jaxsoft.plot import Predict
+    from jaxsoft.process import Process
+
+MODELS = ("mlp", "softmax_regression", "deep_linear", "cnn")
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train a classifier from many initialisations under several optimizers, and keep every run.
+
+    Ctrl-C stops it in good order; the same command resumes. Look at the results with `jaxsoft report OUT`.
+    """
+
+    dataset: str = "digits"
+    """digits, iris, wine, breast_cancer, mnist, mnist10, blobs, spirals, xor, planted; or a .npz, .csv or IDX file."""
+    model: str = "mlp"
+    """mlp, softmax_regression, deep_linear or cnn."""
+    hidden: tuple[int, ...] = (32,)
+    """Widths of the hidden layers (mlp, deep_linear), or channels (cnn)."""
+    activation: str = "tanh"
+    """tanh, relu, gelu, erf or linear."""
+    init: str = "normal"
+    """normal (standard deviation = scale), glorot, he or zeros."""
+    scale: tuple[float, ...] = (1e-3,)
+    """Scale of the initial weights (not for zeros); several values make an axis."""
+    optimizers: tuple[str, ...] = ("gd", "momentum", "rmsprop", "adam")
+    """gd, momentum, nesterov, rmsprop, adam, adamw, lion, muon, noisy_gd."""
+    learning_rate: tuple[float, ...] = ()
+    """Learning rates; by default each optimizer's own; several values make an axis."""
+    l2: tuple[float, ...] = (0.0,)
+    """Penalty (l2/2)·Σ w² on the weights; several values make an axis."""
+    inits: int = 256
+    """Initialisations; every optimizer starts from the same ones."""
+    steps: int = 400
+    """Optimizer updates of each run."""
+    record_every: int = 4
+    """Steps between recorded losses and accuracies."""
+    batch_size: int | None = None
+    """Examples in a mini-batch; None is the full batch."""
+    test: float = 0.2
+    """Share of the examples held out."""
+    seed: int = 0
+    """Of the initialisations, of the held-out split and of the mini-batches."""
+    dtype: str = "float32"
+    """float32 or float64."""
+    out: Path = Path("results/sweep")
+    """Folder of the results, a Zarr store that xarray opens."""
+
+
+def from_json(text: str) -> Sweep:
+    """The configuration that a store keeps in its attribute ``config``."""
+    stored = json.loads(text)
+    known = {field.name: stored[field.name] for field in fields(Sweep) if field.name in stored}
+    return Sweep(**{n: tuple(v) if isinstance(v, list) else v for n, v in known.items()})  # pyrefly: ignore
+
+
+def check(config: Sweep) -> None:
+    """Refuse what can be refused before jax is loaded."""
+    checks.one_of("model", config.model, MODELS)
+    checks.one_of("dtype", config.dtype, DTYPES)
+    for width in config.hidden:
+        checks.count("hidden", width)
+    for name in ("inits", "steps", "record_every"):
+        checks.count(name, getattr(config, name))
+    checks.count("seed", config.seed, at_least=0)
+    if config.batch_size is not None:
+        checks.count("batch_size", config.batch_size)
+    for name in ("scale", "learning_rate"):
+        for value in getattr(config, name):
+            checks.positive(name, value)
+    for value in config.l2:
+        checks.non_negative("l2", value)
+    if not 0 < config.test < 1:
+        raise ValueError(f"test: expected a share in (0, 1), got {config.test}")
+    if config.init == "zeros" and len(config.scale) > 1:
+        raise ValueError(f"scale: expected one value for init zeros, which has no scale, got {len(config.scale)}")
+    for name in ("scale", "l2", "optimizers", "hidden"):
+        if not getattr(config, name) and not (name == "hidden" and config.model == "softmax_regression"):
+            raise ValueError(f"{name}: expected at least one value, got none")
+    if len(set(config.optimizers)) < len(config.optimizers):
+        raise ValueError(f"optimizers: expected different names, got {', '.join(config.optimizers)}")
+
+
+def make_model(config: Sweep, shape: tuple[int, ...], classes: int, scale: float | None) -> Model:
+    """The configured model for inputs of a shape; ``scale`` may be traced."""
+    from jaxsoft import models
+
+    features = 1
+    for size in shape:
+        features *= size
+    sizes = (features, *config.hidden, classes)
+    scale = None if config.init == "zeros" else scale
+    if config.model == "softmax_regression":
+        return models.softmax_regression(features, classes, init=config.init, scale=scale)
+    if config.model == "deep_linear":
+        return models.deep_linear(sizes, init=config.init, scale=scale)
+    if config.model == "cnn":
+        side = round(features**0.5)
+        image = shape if len(shape) > 1 else (side, side)
+        if len(shape) == 1 and side * side != features:
+            raise ValueError(f"model: expected square images for cnn, got {features} features")
+        return models.cnn(
+            image, classes, channels=config.hidden, activation=config.activation, init=config.init, scale=scale
+        )
+    return models.mlp(sizes, activation=config.activation, init=config.init, scale=scale)
+
+
+def sweep(config: Sweep, *, progress: bool = True) -> xr.Dataset:
+    """Run the configured sweep; the library call behind ``jaxsoft sweep``."""
+    check(config)
+    from jaxsoft import data, optimizers, problem, train
+    from jaxsoft.sweep import Seeds, run
+
+    for name in config.optimizers:
+        checks.one_of("optimizers", name, optimizers.NAMES)
+    full = data.get(str(config.dataset))
+    training, held_out = data.split(full, config.test, config.seed)
+    shape = training.x.shape[1:]
+
+    def process(
+        optimizer: str, learning_rate: float, scale: float = config.scale[0], l2: float = config.l2[0]
+    ) -> Process:
+        model = make_model(config, shape, full.num_classes, scale)
+        fit, held = problem.metrics(model, training), problem.metrics(model, held_out, "test_")
+
+        def probe(params: problem.Params) -> dict[str, jax.Array]:
+            return {"accuracy": fit(params)["accuracy"], **held(params)}
+
+        return train.make_train(
+            problem.classification(model, training, l2),
+            optimizers.make(optimizer, learning_rate),
+            batch_size=config.batch_size,
+            probe=probe,
+            keep_params=shape == (2,),  # for the pictures of the decision regions
+        )
+
+    rates = {name: {"learning_rate": optimizers.DEFAULT_LEARNING_RATE[name]} for name in config.optimizers}
+    axes: dict[str, object] = {"optimizer": list(config.optimizers) if config.learning_rate else rates}
+    if config.learning_rate:
+        axes["learning_rate"] = config.learning_rate
+    axes |= {n: getattr(config, n) for n in ("scale", "l2") if len(getattr(config, n)) > 1}
+    axes["run"] = Seeds(config.inits)
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k != "out"}
+    return run(
+        process,
+        axes,
+        seed=config.seed,
+        steps=config.steps,
+        record_every=config.record_every,
+        out=config.out,
+        config=plain | {"num_classes": full.num_classes, "examples": len(training.y), "held_out": len(held_out.y)},
+        progress=progress,
+    )
+
+
+def median_runs(ds: xr.Dataset) -> dict[str, np.ndarray]:
+    """The final parameters of each optimizer's run of median final loss."""
+    import numpy as np
+
+    from jaxsoft.process import DIVERGED
+
+    chosen = {}
+    for name in ds["optimizer"].to_numpy():
+        runs = ds.sel(optimizer=name)
+        ended = (runs["committed"] & (runs["status"] != DIVERGED)).to_numpy().ravel()
+        if ended.any():
+            axes = runs["committed"].dims
+            loss = np.where(ended, runs["loss"].isel(step=-1).transpose(*axes).to_numpy().ravel(), np.inf)
+            middle = np.argsort(loss)[(int(ended.sum()) - 1) // 2]
+            params = runs["final_params"].transpose(*axes, ...).to_numpy()
+            chosen[str(name)] = params.reshape(-1, params.shape[-1])[middle]
+    return chosen
+
+
+def decision_regions(ds: xr.Dataset) -> list[Picture]:
+    """The picture of what the median runs decide, where the data lie in a plane; otherwise nothing."""
+    if "final_params" not in ds:
+        return []
+    import jax
+    import jax.numpy as jnp
+    from jax.flatten_util import ravel_pytree
+
+    from jaxsoft import data, report
+
+    jax.config.update("jax_enable_x64", ds.attrs["dtype"] == "float64")
+    config = from_json(ds.attrs["config"])
+    full = data.get(config.dataset)
+    model = make_model(config, full.x.shape[1:], full.num_classes, config.scale[0])
+    _, unravel = ravel_pytree(model.init(jax.random.key(0)))
+
+    def predictor(params: np.ndarray) -> Predict:
+        return lambda points: jax.vmap(model.apply, (None, 0))(unravel(jnp.asarray(params)), jnp.asarray(points))
+
+    return [report.regions_picture({name: predictor(p) for name, p in median_runs(ds).items()}, full)]
