@@ -5,8 +5,8 @@
 Near zero weights a two-layer softmax net sits at a saddle of loss ln C. Along the steepest way down the distance
 grows by a factor μ each step: 1 + ηs₁ for gradient descent, a root of a quadratic for heavy ball and Nesterov, where
 s₁ is the largest singular value of (1/n) Σ (y - 1/C) xᵀ. So the time to leave grows by ln 10 / ln μ steps for each
-decade by which the initial weights are smaller: the expected finding, with nothing fitted. The law is the limit of small scales; at
-1e-3 the second way down still adds a few steps. A few minutes on two cores.
+decade by which the initial weights are smaller: the expected finding, with nothing fitted. The law is the limit of
+small scales; at 1e-3 the second way down still adds a few steps. A few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Config:
     seed: int = 0
 
 
-def main(config: Config = Config(), *, progress: bool = False) -> xr.Dataset:  # noqa: B008  (frozen)
+def main(config: Config = Config(), *, progress: bool = False) -> xr.Dataset:
     """Escape times (optimizer, scale, run) in steps; every run leaves."""
     examples = data.get(config.dataset)
     sizes = (examples.x[0].size, config.hidden, examples.num_classes)

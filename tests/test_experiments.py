@@ -37,7 +37,7 @@ def test_the_picture_has_labels_and_the_line_of_theory(results):
     assert ax.get_ylabel()
     slope = escape_against_scale.steps_per_decade(TINY)["gd"]
     line = next(line for line in ax.get_lines() if line.get_color() == "black")
-    x, y = line.get_data()
+    _, y = line.get_data()
     assert abs((y[0] - y[1]) / 2 - slope) < 1e-9 * slope  # two decades apart
 
 

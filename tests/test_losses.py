@@ -16,8 +16,8 @@ from sklearn.metrics import log_loss
 
 from jaxsoft import losses
 
-# The gap z_j - z_y itself is rounded to half a unit: 2^-18 = 3.8e-6 at 64-128 in float32, 2^-44 = 5.7e-14 at 512-1024 in
-# float64; that is the relative error of e^gap. The rest of the tolerance is for a few more roundings.
+# The gap z_j - z_y itself is rounded to half a unit: 2^-18 = 3.8e-6 at 64-128 in float32, 2^-44 = 5.7e-14 at 512-1024
+# in float64; that is the relative error of e^gap. The rest of the tolerance is for a few more roundings.
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-13}
 GAPS = {np.float32: (0.0, 0.3, 5.5, 20.0, 51.7, 80.0), np.float64: (0.0, 0.3, 20.0, 80.0, 333.3, 700.0)}
 DIGITS = 400  # 50 digits of 1 + e^-700

@@ -82,7 +82,7 @@ def test_a_model_that_does_not_fit_its_data_is_refused():
         problem.classification(mlp([5, 3, 3]), iris())
     with pytest.raises(ValueError, match="x: expected"):
         problem.classification(cnn((8, 8), 3), iris())
-    with pytest.raises(ValueError, match="l2: expected a finite number >= 0, got -0.1"):
+    with pytest.raises(ValueError, match=r"l2: expected a finite number >= 0, got -0.1"):
         problem.classification(softmax_regression(4, 3), iris(), l2=-0.1)
     with pytest.raises(ValueError, match="eigenvalues: expected a non-empty list of finite numbers"):
         problem.quadratic([1.0, float("nan")])

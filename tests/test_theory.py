@@ -65,7 +65,7 @@ def test_a_hidden_bias_is_one_more_input(x64):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="g: expected a finite number >= 0, got -0.1"):
+    with pytest.raises(ValueError, match=r"g: expected a finite number >= 0, got -0\.1"):
         theory.growth_gd(-0.1)
     with pytest.raises(ValueError, match=r"beta: expected a number in \[0, 1\), got 1.0"):
         theory.growth_nesterov(0.1, 1.0)
