@@ -145,7 +145,8 @@ class Grid:
 
     def point(self, lanes: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The numbers of these lanes, by axis, and each lane's global run id (over the seed axes alone)."""
-        index = dict(zip(self.lane_dims, np.unravel_index(lanes, self.lane_shape), strict=True)) if lanes.ndim else {}
+        where = np.unravel_index(lanes, self.lane_shape) if self.lane_shape else ()
+        index = dict(zip(self.lane_dims, where, strict=True))
         numbers = {name: values[index[name]] for name, values in self.numbers.items()}
         run = np.zeros(lanes.shape, np.int64)
         for name, n in self.seeds.items():

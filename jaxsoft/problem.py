@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +89,7 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
 
     def mean_loss(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
         logits = jax.vmap(model.apply, in_axes=(None, 0))(params, x)
+        chex.assert_shape(logits, (*y.shape, dataset.num_classes))
         cost = losses.cost(logits, y)
         return cost if isinstance(l2, float) and l2 == 0.0 else cost + _penalty(params, l2)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,10 +136,19 @@ class Program:
 
     @functools.cached_property
     def outcome(self) -> Outcome:
-        """Shapes and types of one lane's outcome."""
-        return jax.eval_shape(
-            lambda lane, n: outcome(self._made(n), lane, self.limit), self.lane, self._lane_arguments()[2]
-        )
+        """Shapes and types of one lane's outcome; checks that a step gives back what it takes."""
+        numbers = self._lane_arguments()[2]
+        following, info = jax.eval_shape(lambda lane, n: self._made(n).step(lane.state), self.lane, numbers)
+        try:
+            chex.assert_trees_all_equal_shapes_and_dtypes(following, self.lane.state)
+            chex.assert_type(info.done, jnp.int32)
+            chex.assert_shape(info.done, ())
+        except AssertionError as error:
+            said = " ".join(str(error).split())
+            raise TypeError(
+                f"process: expected step to return a state like the one it takes, and done as an int32 scalar: {said}"
+            ) from error
+        return jax.eval_shape(lambda lane, n: outcome(self._made(n), lane, self.limit), self.lane, numbers)
 
     def _lane_arguments(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
         key = jax.eval_shape(lambda: jax.random.key(0))

@@ -246,7 +246,8 @@ def regions_picture(predictors: Mapping[str, plot.Predict], dataset: Dataset) ->
     rows = -(-len(predictors) // columns)
     figure = Figure(figsize=(style.SIZE[0] * columns, style.SIZE[1] * rows), layout="constrained")
     for i, (name, predict) in enumerate(predictors.items()):
-        plot.plot_decision_regions(predict, dataset, ax=figure.add_subplot(rows, columns, i + 1)).set_title(name, loc="right")
+        ax = plot.plot_decision_regions(predict, dataset, ax=figure.add_subplot(rows, columns, i + 1))
+        ax.set_title(name, loc="right")
     about = (
         "For each optimizer the run of median final loss. Colour: the class with the largest output; lines: where it "
         "changes hands; points: the data the runs were trained and tested on."

@@ -180,7 +180,7 @@ def run(
 
     Args:
         process: a function of the axes' names that returns ``(init, step)``, or such a pair where all axes are seeds.
-            It is called inside the traced function: kinds arrive as Python values, numbers as traced scalars.
+            It is called inside the traced function: kinds arrive as Python values, numbers as traced floats.
         axes: by name, in the order of the result's dimensions. ``Seeds(n)``: n independent keys. Numbers: lanes.
             Names, ``Static(...)`` or a mapping: kinds; a mapping's value is what the process receives, or a mapping
             of numbers that come with the name (``{"gd": {"learning_rate": 0.5}, "adam": {"learning_rate": 0.01}}``).

@@ -81,6 +81,9 @@ def make_train(
         init_key, batch_key, noise_key = jax.random.split(key, 3)
         params = problem.init(init_key)
         step = jnp.zeros((), jnp.int32)
+        at_start = jax.eval_shape(lambda p: loss_at(batch_key, step, p), params)
+        if at_start.shape != ():
+            raise TypeError(f"problem: expected a loss that is one number, got shape {at_start.shape}")
         loss, grad = jax.value_and_grad(lambda p: loss_at(batch_key, step, p))(params)
         return TrainState(params, transform.init(params), loss, grad, batch_key, noise_key, step)
 

@@ -310,6 +310,33 @@ def test_a_bare_pair_cannot_vary_and_a_non_pair_is_refused():
         sweep.run(lambda eta: 1.0, {"eta": [0.1]}, seed=0, steps=3)
 
 
+def test_a_step_that_changes_the_state_is_refused():
+    def init(key):
+        return jnp.zeros(3)
+
+    def info(done):
+        return Info(done, {}, {})
+
+    go_on = jnp.zeros((), jnp.int32)
+    for step in (
+        lambda s: (s[:2], info(go_on)),
+        lambda s: ((s, s), info(go_on)),
+        lambda s: (s > 0, info(go_on)),
+        lambda s: (s, info(jnp.zeros(()))),
+        lambda s: (s, info(jnp.zeros(2, jnp.int32))),
+    ):
+        with pytest.raises(TypeError, match="process: expected step to return a state like the one it takes"):
+            sweep.run(Process(init, step), {"run": sweep.Seeds(2)}, seed=0, steps=3)
+
+
+def test_no_axes_are_one_run():
+    ds = sweep.run(saddle(0.1), {}, seed=0, steps=4)
+    assert ds["loss"].dims == ("step",)
+    np.testing.assert_allclose(
+        ds["final_params"], np.array([1.1, 0.9]) ** 4 * saddle(0.1).init(key_of(0, 0)).params, rtol=1e-6
+    )
+
+
 def test_kinds_that_record_different_things_are_refused():
     def process(kind):
         probe = {"a": lambda p: {"first": p[0]}, "b": lambda p: {"second": p[1]}}[kind]

@@ -130,6 +130,12 @@ def test_bad_arguments_are_named(arguments, error, message):
         train.make_train(made, optax.sgd(0.1), **arguments)
 
 
+def test_a_loss_must_be_one_number():
+    vector = problem.Problem(init=lambda key: jnp.ones(3), loss=lambda p: p**2)
+    with pytest.raises(TypeError, match=r"problem: expected a loss that is one number, got shape \(3,\)"):
+        train.make_train(vector, optax.sgd(0.1)).init(jax.random.key(0))
+
+
 def test_a_surface_has_no_batches():
     with pytest.raises(ValueError, match="batch_size: expected None for a problem without examples, got 3"):
         train.make_train(problem.quadratic([1.0]), optax.sgd(0.1), batch_size=3)
