@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 PLAIN_SECONDS = 10.0  # between plain lines when standard error is not a terminal
 
@@ -72,15 +72,14 @@ class Report:
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("runs"),
+                TextColumn("{task.fields[runs]} runs"),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[rate]}"),
                 console=self._console,
                 expand=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=self.total, rate="")
+            self._task = self._bar.add_task("", total=self.total * self.steps_per_lane, rate="", runs="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,7 +121,9 @@ class Report:
 
     def _draw(self, *, force: bool = False) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=self.summary())
+            steps = self._resumed * self.steps_per_lane + self._equivalent  # moves between commits too
+            runs = f"{self.done}/{self.total}"
+            self._bar.update(self._task, completed=steps, rate=self.summary(), runs=runs)
         elif self.show and (force or time.monotonic() - self._said > PLAIN_SECONDS):
             self._said = time.monotonic()
             print(f"{self.done}/{self.total} runs, {self.summary()}", file=sys.stderr, flush=True)

@@ -81,25 +81,32 @@ def divide(e: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
     return p, jnp.where(e == 1, s / (1 + s), 1 - p)
 
 
-def _log_tangent(p: jax.Array, t: jax.Array) -> jax.Array:
-    """d log p = t_k - Σ_j p_j t_j, without cancellation, and written so that its automatic transpose has none either.
+def _reference(p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where a class is above one half (at most one is), the weights r (..., C) of a reference, and the other classes' p.
 
-    Subtracting the mean first removes what all components have in common. What remains is
-    q_k t_k - Σ_{j≠k} p_j t_j; only a class above one half (there is at most one) needs its q as a sum of the others.
+    Derivatives are taken relative to r·t, which removes what all components of t have in common. That is the component
+    of a class above one half, as no other reference leaves its own derivative its digits; else it is the mean, as no
+    class is then near 1 and no single component near all others.
     """
-    t = t - _total(p * t)
     top = p > 0.5
-    rest = jnp.where(top, 0, p)
-    t_top = jnp.where(top, t, 0)
-    own = jnp.where(top, _total(rest) * t, t - _total(p * t_top))
-    return own - _total(rest * t)
+    return top, jnp.where(jnp.any(top, axis=-1, keepdims=True), top, p), jnp.where(top, 0, p)
+
+
+def _log_tangent(p: jax.Array, t: jax.Array) -> jax.Array:
+    """d log p = t_k - Σ_j p_j t_j, as u - Σ p u with u = t - r·t, which is 0 at a class above one half."""
+    top, reference, rest = _reference(p)
+    u = jnp.where(top, 0, t - _total(reference * t))
+    return u - _total(rest * u)
 
 
 def _product(p: jax.Array, t: jax.Array) -> jax.Array:
-    """J t = p ⊙ d log p. The last line is zero in exact arithmetic and the mirror of the mean's removal above: with it
-    the linear map is its own transpose, operation by operation, so reverse mode is as accurate as forward mode."""
-    product = p * _log_tangent(p, t)
-    return product - p * _total(product)
+    """J t = p ⊙ d log p, but as v - r Σ v with v = p ⊙ d log p without the class above one half.
+
+    So written the map is its own transpose, step by step, and reverse mode is as accurate as forward mode.
+    """
+    _, reference, rest = _reference(p)
+    v = rest * _log_tangent(p, t)
+    return v - reference * _total(v)
 
 
 @jax.custom_jvp
