@@ -12,6 +12,7 @@ import numpy as np
 from jaxsoft import checks
 
 Number = float | int
+MOST_RUNS = 100_000_000  # their labels alone take a gigabyte
 Axes = Mapping[str, object]
 
 
@@ -115,6 +116,9 @@ class Grid:
         self.columns = self.lane_shape[-1] if self.lane_shape else 1
         self.rows = math.prod(self.lane_shape[:-1])
         self.lanes = self.rows * self.columns
+        total = self.lanes * math.prod(len(k) for k in self.kinds.values())
+        if total > MOST_RUNS:
+            raise ValueError(f"axes: expected at most {MOST_RUNS:,} runs in one sweep, got {total:,}: split it")
 
     @property
     def dims(self) -> tuple[str, ...]:

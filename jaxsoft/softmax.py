@@ -82,11 +82,11 @@ def divide(e: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _reference(p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Where a class is above one half (at most one is), the weights r (..., C) of a reference, and the other classes' p.
+    """Where a class is above one half (at most one is), weights r of a reference, and p without that class.
 
     Derivatives are taken relative to r·t, which removes what all components of t have in common. That is the component
-    of a class above one half, as no other reference leaves its own derivative its digits; else it is the mean, as no
-    class is then near 1 and no single component near all others.
+    of the class above one half, as no other reference leaves its own derivative its digits; without such a class it is
+    the mean, as then no single component need be near the others.
     """
     top = p > 0.5
     return top, jnp.where(jnp.any(top, axis=-1, keepdims=True), top, p), jnp.where(top, 0, p)

@@ -42,7 +42,15 @@ class Chunk:
 
     rows: range
     columns: range
-    lanes: np.ndarray
+    row_length: int
+
+    @property
+    def lanes(self) -> np.ndarray:
+        """The numbers of its lanes, row by row."""
+        return np.add.outer(np.array(self.rows) * self.row_length, np.array(self.columns)).ravel()
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
 
 
 @dataclass
@@ -96,8 +104,7 @@ def _chunks(grid: Grid, size: int) -> tuple[int, list[Chunk]]:
     for r in range(0, grid.rows, rows):
         for c in range(0, grid.columns, columns):
             across, along = range(r, min(r + rows, grid.rows)), range(c, min(c + columns, grid.columns))
-            lanes = np.array([i * grid.columns + j for i in across for j in along])
-            chunks.append(Chunk(across, along, lanes))
+            chunks.append(Chunk(across, along, grid.columns))
     return columns, chunks
 
 
@@ -236,7 +243,7 @@ def run(
             "statuses": list(STATUSES),
             "device": device.device_kind,
             "devices": len(jax.local_devices()),
-            "chunk": len(chunks[0].lanes),
+            "chunk": len(chunks[0]),
             "python": platform.python_version(),
             "numpy": np.__version__,
             "revision": _revision(),
@@ -271,7 +278,7 @@ class _Engine:
         """Run what is not committed yet of one block."""
         committed = self.store.committed(block.index)
         todo = [i for i, c in enumerate(chunks) if not committed[c.lanes].all()]
-        left = sum(len(chunks[i].lanes) for i in todo)
+        left = sum(len(chunks[i]) for i in todo)
         self.report.resumed(self.grid.lanes - left)
         if not todo:
             return
@@ -281,7 +288,7 @@ class _Engine:
         self.report.say(f"running {name}")
         partial = self.store.load_partial()
         for i in todo:
-            work = Work(program, self.times, len(chunks[i].lanes))
+            work = Work(program, self.times, len(chunks[i]))
             mark = np.array([number, i])
             if partial is not None and np.array_equal(partial["mark"], mark):
                 work.from_arrays(program, partial)
@@ -291,7 +298,7 @@ class _Engine:
             self._run_chunk(program, chunks[i], work, mark)
             self.store.commit(block.index, chunks[i].rows, chunks[i].columns, work.values)
             self.store.drop_partial()
-            self.report.finished(len(chunks[i].lanes), work.diverged)
+            self.report.finished(len(chunks[i]), work.diverged)
 
     def _packs(self, program: Program, lanes: np.ndarray) -> Iterator[Pack]:
         """Start the lanes of a chunk, in packs of one size; the last one is filled up with copies."""

@@ -279,6 +279,7 @@ def test_many_short_rows_in_one_chunk_land_in_their_places():
         ({"eta": [True, False]}, TypeError, r"values of type bool"),
         ({"step": [1.0]}, ValueError, r"expected names that are identifiers"),
         ({"eta": {}}, ValueError, r"at least one value"),
+        ({"run": sweep.Seeds(10**11)}, ValueError, r"at most 100,000,000 runs in one sweep, got 100,000,000,000"),
         ({"optimizer": {"a": {"eta": 1.0}}, "eta": [1.0]}, ValueError, r"'eta' is given twice"),
     ],
 )
