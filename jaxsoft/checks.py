@@ -67,10 +67,12 @@ def fraction(argument: str, value: T, *, closed: bool = False) -> T:
     return value
 
 
-def count(argument: str, value: object, *, at_least: int = 1) -> int:
-    """Return an integer >= ``at_least`` as a Python int."""
+def count(argument: str, value: object, *, at_least: int = 1, at_most: int | None = None) -> int:
+    """Return an integer in [``at_least``, ``at_most``] as a Python int."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{argument}: expected an integer >= {at_least}, got {type(value).__name__} {value!r}")
     if value < at_least:
         raise ValueError(f"{argument}: expected an integer >= {at_least}, got {value}")
+    if at_most is not None and int(value) > at_most:
+        raise ValueError(f"{argument}: expected an integer in [{at_least}, {at_most}], got {value}")
     return int(value)

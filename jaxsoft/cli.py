@@ -16,6 +16,7 @@ from tyro.conf import Positional, subcommand
 
 from jaxsoft import recipe
 from jaxsoft.recipe import Sweep
+from jaxsoft.signals import Interrupted
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,24 @@ def _sweep(config: Sweep) -> None:
 def _report(config: Report) -> None:
     from jaxsoft import report, store
 
-    ds = store.load(config.run)
+    path = config.run.absolute()
+    ds = store.load(path)
+    store.verify(ds, path)
+    if not bool(ds["committed"].any()):
+        raise ValueError(f"run: expected a sweep with committed runs, {path} has none yet")
     report.print_table(report.summary(ds))
-    folder = config.to or config.run.with_name(config.run.name + "-report")
+    folder = config.to or path.with_name(path.name + "-report")
     try:
         regions = recipe.decision_regions(ds)
     except (ValueError, OSError) as error:  # the user's data file may have moved since
         print(f"jaxsoft: no picture of the decision regions: {error}", file=sys.stderr)
         regions = []
-    written = report.write(ds, folder, more=regions)
-    for path in written:
-        print(path)
+    try:
+        written = report.write(ds, folder, more=regions)
+    except OSError as error:
+        raise OSError(error.errno, f"to: cannot write to {folder}: {error.strerror or error}") from error
+    for written_path in written:
+        print(written_path)
 
 
 def _lecture(_: Lecture) -> None:
@@ -109,14 +117,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         RUN[type(config)](config)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        text = str(error) if not isinstance(error, OSError) or error.strerror is None else error.strerror
-        print(f"jaxsoft: error: {text.splitlines()[0] if text else type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(f"jaxsoft: {stop or 'interrupted'}", file=sys.stderr)
-        return 128 + getattr(stop, "signum", 2)
+        return _mistake(str(error) if not isinstance(error, OSError) or error.strerror is None else error.strerror)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
+            raise
+        return _mistake("hidden, dataset, inits: the sweep does not fit into this machine's memory")
+    except Interrupted as stop:
+        print(f"jaxsoft: {stop}", file=sys.stderr)
+        return 128 + stop.signum
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _mistake(said: str) -> int:
+    print(f"jaxsoft: error: {' '.join(said.split())}", file=sys.stderr)
+    return 2

@@ -58,6 +58,10 @@ def dataset(
 
     if num_classes is None:
         num_classes = max(int(labels.max()) + 1, 2)
+        most = max(len(labels), 1000)  # a label far beyond is an identity number, or damage, and would cost gigabytes
+        if num_classes > most:
+            i = int(labels.argmax())
+            raise ValueError(f"labels: expected class numbers below {most}, got {labels[i]} at index {i}")
     num_classes = min(checks.count("num_classes", num_classes, at_least=2), 2**31)  # what int32 can hold
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if outside.size:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsoft.axes import Block
-from jaxsoft.process import DIVERGED, MAX_STEPS, RUNNING, Process, State
+from jaxsoft.process import DIVERGED, MAX_STEPS, RUNNING, Info, Process, State
 
 SEGMENT_FLOPS = 1e10  # one segment of one device: about a second of small-net work on one core
 CACHE_BYTES = 2**19  # what a block of lanes should fit in on a CPU: half of a common second-level cache
@@ -138,7 +138,13 @@ class Program:
     def outcome(self) -> Outcome:
         """Shapes and types of one lane's outcome; checks that a step gives back what it takes."""
         numbers = self._lane_arguments()[2]
-        following, info = jax.eval_shape(lambda lane, n: self._made(n).step(lane.state), self.lane, numbers)
+        pair = jax.eval_shape(lambda lane, n: self._made(n).step(lane.state), self.lane, numbers)
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Info)):
+            raise TypeError(f"process: expected step to return a pair (state, Info(...)), got {type(pair).__name__}")
+        following, info = pair
+        for name, value in [*info.record.items(), *info.final.items()]:
+            if not isinstance(value, jax.ShapeDtypeStruct):
+                raise TypeError(f"process: expected records that are arrays, {name!r} is a {type(value).__name__}")
         try:
             chex.assert_trees_all_equal_shapes_and_dtypes(following, self.lane.state)
             chex.assert_type(info.done, jnp.int32)

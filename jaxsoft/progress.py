@@ -1,56 +1,14 @@
-"""What a person sees and may do while a sweep runs: a progress bar, and an orderly stop on Ctrl-C."""
+"""What a person sees while a sweep runs: a progress bar, or plain lines."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 PLAIN_SECONDS = 10.0  # between plain lines when standard error is not a terminal
-
-
-class Interrupted(KeyboardInterrupt):
-    """A sweep stopped by a signal at the end of a segment, with everything it had done committed."""
-
-    def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message)
-        self.signum = signum
-
-
-class StopRequest:
-    """The signal that asked for a stop; 0 until one comes."""
-
-    signum = 0
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Note SIGINT and SIGTERM instead of dying; a second one acts at once. Elsewhere than the main thread: nothing."""
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(signum: int, _frame: FrameType | None) -> None:
-        request.signum = signum
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-    for s in before:
-        signal.signal(s, note)
-    try:
-        yield request
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
 
 
 class Report:
@@ -69,11 +27,9 @@ class Report:
     def __enter__(self) -> Report:
         if self.show and self._console.is_terminal:
             self._bar = Progress(
-                SpinnerColumn(),
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
                 TextColumn("{task.fields[runs]} runs"),
-                TimeElapsedColumn(),
                 TextColumn("{task.fields[rate]}"),
                 console=self._console,
                 expand=True,
@@ -115,8 +71,8 @@ class Report:
         rate = self._steps / elapsed
         work = (self.total - self._resumed) * self.steps_per_lane
         left = (work - self._equivalent) * elapsed / self._equivalent if self._equivalent else float("nan")
-        text = f"{_short(rate)} run-steps/s"
-        text += f", about {_duration(left)} left" if left == left and self.done < self.total else ""
+        text = f"{_short(rate)} steps/s"
+        text += f", {_duration(left)} left" if left == left and self.done < self.total else ""
         return f"{text}, {self.diverged} diverged"
 
     def _draw(self, *, force: bool = False) -> None:
@@ -141,5 +97,5 @@ def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds} s"
     if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -82,9 +82,10 @@ def check(config: Sweep) -> None:
     checks.one_of("dtype", config.dtype, DTYPES)
     for width in config.hidden:
         checks.count("hidden", width)
-    for name in ("inits", "steps", "record_every"):
+    for name in ("inits", "record_every"):
         checks.count(name, getattr(config, name))
-    checks.count("seed", config.seed, at_least=0)
+    checks.count("steps", config.steps, at_most=2**31 - 1)
+    checks.count("seed", config.seed, at_least=0, at_most=2**32 - 1)
     if config.batch_size is not None:
         checks.count("batch_size", config.batch_size)
     for name in ("scale", "learning_rate"):

@@ -13,6 +13,8 @@ import fcntl
 import json
 import os
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ import numpy as np
 import xarray as xr
 import zarr
 import zarr.storage
+
+from jaxsoft.process import DIVERGED
 
 if TYPE_CHECKING:
     from zarr.core.common import JSON
@@ -68,20 +72,29 @@ def _plain(value: Mapping[str, object]) -> dict[str, JSON]:
 
 
 @contextlib.contextmanager
-def explain_os_errors(out: Path) -> Iterator[None]:
+def explain_os_errors(out: Path | None) -> Iterator[None]:
     """Turn the operating system's refusals into one line that says what still stands."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(
-                error.errno,
+            said = (
                 f"out: no space left for {out}; every committed run is kept and readable: "
-                "free space and run the same command again to go on",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise PermissionError(error.errno, f"out: expected a writable folder, cannot write to {out}") from error
-        raise
+                "free space and run the same command again to go on"
+            )
+        else:
+            said = f"out: expected a writable folder, cannot write to {out}: {error.strerror or error}"
+        raise type(error)(error.errno, said) from error
+
+
+@contextlib.contextmanager
+def explain_damage(path: Path | None) -> Iterator[None]:
+    """Turn what a broken store makes of a reader into one line."""
+    try:
+        yield
+    except (RuntimeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"run: the store {path} is damaged ({said}): delete it and run its command again") from error
 
 
 def _make_folder(out: Path) -> None:
@@ -96,10 +109,9 @@ def _make_folder(out: Path) -> None:
 def is_store(path: Path) -> bool:
     """Whether a folder is a store of this program."""
     try:
-        attributes = json.loads((Path(path) / "zarr.json").read_text()).get("attributes", {})
-    except (OSError, ValueError, AttributeError):
+        return json.loads((Path(path) / "zarr.json").read_text())["attributes"]["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return attributes.get("format") == FORMAT
 
 
 class Store:
@@ -170,6 +182,10 @@ class Store:
         """Create the labelled arrays, unless an earlier command did."""
         if self.ready:
             return
+        with explain_os_errors(self.out):
+            self._create(layout)
+
+    def _create(self, layout: Layout) -> None:
         for name, (dims, values) in layout.coords.items():
             kind = str if values.dtype.kind == "U" else values.dtype
             array = self._root.create_array(
@@ -205,16 +221,21 @@ class Store:
 
     def committed(self, block: tuple[int, ...]) -> np.ndarray:
         """Which lanes of a block were written, in the order of the lanes."""
-        return np.ravel(self._root["committed"][block or ...])  # pyrefly: ignore
+        with explain_damage(self.out):
+            return np.ravel(self._root["committed"][block or ...])  # pyrefly: ignore
 
     def commit(self, block: tuple[int, ...], rows: range, columns: range, values: Mapping[str, np.ndarray]) -> None:
         """Write one chunk: its arrays (rows · columns, ...) first, its flags last."""
         flags = {"committed": np.ones(len(rows) * len(columns), np.bool_)}
-        for name, array in [*values.items(), *flags.items()]:
-            target = self._root[name]
-            for i, where in enumerate(self._rectangle(block, rows, columns)):
-                part = array[i * len(columns) : (i + 1) * len(columns)]
-                target[where] = part if isinstance(where[-1] if where else 0, slice) else part[0]  # pyrefly: ignore
+        with explain_os_errors(self.out):
+            for name, array in [*values.items(), *flags.items()]:
+                self._write(name, block, rows, columns, array)
+
+    def _write(self, name: str, block: tuple[int, ...], rows: range, columns: range, array: np.ndarray) -> None:
+        target = self._root[name]
+        for i, where in enumerate(self._rectangle(block, rows, columns)):
+            part = array[i * len(columns) : (i + 1) * len(columns)]
+            target[where] = part if isinstance(where[-1] if where else 0, slice) else part[0]  # pyrefly: ignore
 
     @property
     def _partial(self) -> Path | None:
@@ -225,20 +246,26 @@ class Store:
         if self._partial is None:
             return
         temporary = self._partial.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, identity=json.dumps(self._identity), **arrays)  # pyrefly: ignore[bad-argument-type]
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._partial)
+        with explain_os_errors(self.out):
+            with temporary.open("wb") as file:
+                np.savez(file, identity=json.dumps(self._identity), **arrays)  # pyrefly: ignore[bad-argument-type]
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._partial)
 
     def load_partial(self) -> dict[str, np.ndarray] | None:
         """The chunk in progress, if there is a whole one of this very sweep."""
         if self._partial is None or not self._partial.exists():
             return None
-        with np.load(self._partial, allow_pickle=False) as archive:
-            if str(archive["identity"]) != json.dumps(self._identity):
-                return None
-            return {name: archive[name] for name in archive.files if name != "identity"}
+        try:
+            with np.load(self._partial, allow_pickle=False) as archive:
+                if str(archive["identity"]) != json.dumps(self._identity):
+                    return None
+                return {name: archive[name] for name in archive.files if name != "identity"}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(
+                f"out: expected {self._partial} to be kept by an interrupted sweep, it is something else: move it away"
+            ) from error
 
     def drop_partial(self) -> None:
         if self._partial is not None:
@@ -279,7 +306,23 @@ def load(path: str | Path) -> xr.Dataset:
         raise FileNotFoundError(f"run: expected the folder of a sweep, {path} does not exist")
     if not is_store(path):
         raise ValueError(f"run: expected the folder of a sweep, {path} is not one")
-    try:
+    with explain_damage(path):
         return _opened(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"run: the store {path} is damaged: {str(error).splitlines()[0]}") from error
+
+
+def verify(dataset: xr.Dataset, path: str | Path) -> None:
+    """Raise ValueError where committed runs of a store cannot be read, or are gone."""
+    with explain_damage(Path(path)):
+        known = {*dataset.data_vars, *dataset.coords}
+        missing = [n for n in (*dataset.attrs.get("order", ()), "status", "steps", "committed") if n not in known]
+        if missing:
+            raise KeyError(f"{missing[0]} is missing")
+        dataset.load()
+        healthy = dataset["committed"] & (dataset["status"] != DIVERGED)
+        if not dataset["status"].where(dataset["committed"], 1).all():
+            raise KeyError("status has holes")
+        for name, values in dataset.data_vars.items():
+            if "step" in values.dims and values.dtype.kind == "f":
+                hole = values.isnull().all([d for d in values.dims if d not in healthy.dims])
+                if bool((hole & healthy).any()):
+                    raise KeyError(f"{name} has holes")

@@ -10,6 +10,8 @@ status; one that turns non-finite is frozen at its last finite state and never h
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
 import platform
 import subprocess
 import time
@@ -26,14 +28,16 @@ from jaxsoft import checks
 from jaxsoft.axes import Axes, Block, Grid, Seeds, Static
 from jaxsoft.process import DIVERGED, RUNNING, STATUSES, Process
 from jaxsoft.program import Factory, Lane, Plan, Program
-from jaxsoft.progress import Interrupted, Report, StopRequest, stop_on_signal
-from jaxsoft.store import Layout, Store, Variable, explain_os_errors
+from jaxsoft.progress import Report
+from jaxsoft.signals import Interrupted, StopRequest, stop_on_signal
+from jaxsoft.store import Layout, Store, Variable
 
 __all__ = ["Interrupted", "Seeds", "Static", "run"]
 
 CHUNK_FLOPS = 3e11  # a chunk is committed about every half minute of small-net work
 CHUNK_BYTES = 2**28  # the most that the records and states of a chunk may take
 CHECKPOINT_SECONDS = 60.0
+MOST_RECORDS = 10_000_000  # of one run
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,11 @@ def _layout(grid: Grid, program: Program, times: np.ndarray, chunk_columns: int)
     def extra(name: str, x: jax.Array) -> tuple[str, ...]:
         return tuple(f"{name}_{i}" for i in range(len(x.shape)))
 
-    taken = {"step", "status", "steps", "committed", *grid.coordinates()} & set(like.record)
-    if taken:
-        raise ValueError(f"process: expected records with names of their own, got {sorted(taken)}")
+    names = [*like.record, *(f"final_{n}" for n in like.final)]
+    taken = {"step", "status", "steps", "committed", *grid.coordinates()}
+    bad = [n for n in names if n in taken or names.count(n) > 1 or not n.isidentifier()]
+    if bad:
+        raise ValueError(f"process: expected records whose names are identifiers of their own, got {bad[0]!r}")
     variables = {
         n: Variable(("step", *extra(n, x)), (len(times), *x.shape), np.dtype(x.dtype)) for n, x in like.record.items()
     }
@@ -154,6 +160,20 @@ def _check_alike(blocks: list[Block], programs: list[Program]) -> None:
                 f"process: expected the same records for every kind, {blocks[0].labels} has {first} "
                 f"and {block.labels} has {shapes(program)}"
             )
+
+
+def _path(out: str | Path | None) -> Path | None:
+    if out is not None and not isinstance(out, str | os.PathLike):
+        raise TypeError(f"out: expected a path or None, got {type(out).__name__} {out!r}")
+    return None if out is None else Path(out).absolute()
+
+
+def _plain_config(config: Mapping[str, object] | None) -> dict[str, object]:
+    """The configuration as the store will give it back."""
+    try:
+        return json.loads(json.dumps(dict(config or {})))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"config: expected plain data (numbers, texts, lists, mappings): {error}") from error
 
 
 def _revision() -> str:
@@ -209,9 +229,14 @@ def run(
         ValueError, TypeError: for arguments that do not fit, each named; for an ``out`` that holds something else.
         Interrupted: after SIGINT or SIGTERM, at the end of the segment, everything done so far committed.
     """
-    checks.count("seed", seed, at_least=0)
-    checks.count("steps", steps)
-    checks.count("record_every", record_every)
+    seed = checks.count("seed", seed, at_least=0, at_most=2**32 - 1)  # what a 32-bit key holds
+    steps = checks.count("steps", steps, at_most=2**31 - 1)
+    record_every = checks.count("record_every", record_every)
+    if steps // record_every > MOST_RECORDS:
+        least = -(-steps // MOST_RECORDS)
+        raise ValueError(f"record_every: expected at least {least} for {steps} steps, got {record_every}")
+    path = _path(out)
+    config = _plain_config(config)
     for name, value in (("width", width), ("chunk", chunk)):
         if value is not None:
             checks.count(name, value)
@@ -228,7 +253,7 @@ def run(
             "seed": seed,
             "steps": steps,
             "record_every": record_every,
-            "config": dict(config or {}),
+            "config": config,
             "dtype": str(jnp.dtype(jnp.result_type(float))),
             "platform": device.platform,
             "versions": _versions("jaxsoft", "jax", "jaxlib", "optax"),
@@ -237,7 +262,7 @@ def run(
         first = programs[0].plan(record_every, grid.lanes, width)
         columns, chunks = _chunks(grid, chunk or _chunk_size(programs[0], first, times, steps))
         about = {
-            **(config or {}),
+            **config,
             **identity,
             "order": [*grid.order, "step"],
             "statuses": list(STATUSES),
@@ -248,8 +273,7 @@ def run(
             "numpy": np.__version__,
             "revision": _revision(),
         }
-        path = None if out is None else Path(out)
-        with explain_os_errors(path or Path()), Store(path, identity, about) as store:
+        with Store(path, identity, about) as store:
             store.create(_layout(grid, programs[0], times, columns))
             engine = _Engine(grid, store, report, stop, times, jax.random.key(seed), record_every)
             for number, (block, program) in enumerate(zip(blocks, programs, strict=True)):
@@ -285,7 +309,7 @@ class _Engine:
         name = ", ".join(map(str, block.labels)) or "process"
         self.report.say(f"compiling {name}")
         program.compile(program.plan(self.record_every, self.grid.lanes, width, first))
-        self.report.say(f"running {name}")
+        self.report.say(name)
         partial = self.store.load_partial()
         for i in todo:
             work = Work(program, self.times, len(chunks[i]))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -53,6 +55,8 @@ def test_the_help_names_everything_there_is():
         ),
         (["sweep", "--steps", "0"], "steps: expected an integer >= 1, got 0"),
         (["sweep", "--steps", "many"], "Error parsing --steps"),
+        (["sweep", "--seed", str(2**32)], "seed: expected an integer in [0, 4294967295], got 4294967296"),
+        (["sweep", "--steps", str(2**31)], "steps: expected an integer in [1, 2147483647], got 2147483648"),
         (["sweep", "--inits", "-3"], "inits: expected an integer >= 1, got -3"),
         (["sweep", "--learning-rate", "0"], "learning_rate: expected a finite number > 0, got 0.0"),
         (["sweep", "--learning-rate", "nan"], "learning_rate: expected a finite number > 0, got nan"),
@@ -175,6 +179,27 @@ def test_a_model_of_each_kind_trains_in_float64(tmp_path):
         ds = store.load(tmp_path / model)
         assert ds["loss"].dtype == np.float64
         assert np.isfinite(ds["loss"]).all()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_anything_is_computed_is_one_line(tmp_path, signum, code):
+    process = subprocess.Popen([*MODULE, "sweep", "--out", tmp_path / "run"], stderr=subprocess.PIPE, text=True)
+    time.sleep(1.5)  # while jax is being imported
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert "interrupted" in said.splitlines()[-1]
+
+
+def test_the_current_folder_is_a_folder(tmp_path):
+    small = ["--dataset", "iris", "--inits", 2, "--steps", 3, "--optimizers", "gd", "--out", "."]
+    folder = tmp_path / "here"
+    folder.mkdir()
+    assert run("sweep", *small, cwd=folder).returncode == 0
+    done = run("report", ".", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here-report" / "report.html").exists()
 
 
 def test_the_lecture_prints_the_lectures_numbers():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -254,20 +255,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 def test_a_full_disk_leaves_a_readable_store_that_resumes(tmp_path, monkeypatch):
     out = tmp_path / "run"
-    whole = Store.commit
+    whole = Store._write
     calls = 0
 
-    def full_after_two(self, *arguments):
+    def full_after_two(self, name, *arguments):
         nonlocal calls
-        calls += 1
-        if calls > 2:
+        calls += name == "steps"
+        if calls > 2:  # in the middle of the third chunk
             raise OSError(errno.ENOSPC, "No space left on device")
-        whole(self, *arguments)
+        whole(self, name, *arguments)
 
-    monkeypatch.setattr(Store, "commit", full_after_two)
+    monkeypatch.setattr(Store, "_write", full_after_two)
     with pytest.raises(OSError, match=r"no space left for .*; every committed run is kept and readable"):
         run_small(out, width=1, chunk=2)
-    monkeypatch.setattr(Store, "commit", whole)
+    monkeypatch.setattr(Store, "_write", whole)
     partly = store.load(out)
     assert int(partly["committed"].sum()) == 4
     done = partly["committed"].values
@@ -289,6 +290,30 @@ def test_reading_what_is_no_store_is_one_clear_line(tmp_path, break_it):
         (out / "zarr.json").write_text(text[:50] if break_it == "truncated" else "[1, 2]")
     with pytest.raises(expected, match="run: expected the folder of a sweep"):
         store.load(out)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "label gone", "flags gone"])
+def test_a_damaged_store_is_said_in_one_line(tmp_path, damage):
+    out = tmp_path / "run"
+    run_small(out)
+    victim = {"cut": "loss", "gone": "loss", "label gone": "eta", "flags gone": "committed"}[damage]
+    if damage == "cut":
+        for chunk in (out / victim / "c").rglob("*"):
+            if chunk.is_file():
+                chunk.write_bytes(b"12345")
+    else:
+        shutil.rmtree(out / victim / "c" if damage == "gone" else out / victim)
+    with pytest.raises(ValueError, match=r"run: the store .* is damaged"):
+        store.verify(store.load(out), out)
+
+
+def test_another_programs_partial_file_is_left_alone(tmp_path):
+    out, other = tmp_path / "run", tmp_path / "run.partial.npz"
+    for content in (b"", b"mine"):
+        other.write_bytes(content)
+        with pytest.raises(ValueError, match=r"out: expected .*run.partial.npz to be kept by an interrupted sweep"):
+            run_small(out)
+        assert other.read_bytes() == content
 
 
 MEMORY_SCRIPT = textwrap.dedent(

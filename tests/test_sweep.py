@@ -292,6 +292,10 @@ def test_bad_axes_are_named(axes, error, message):
     ("arguments", "error", "message"),
     [
         ({"seed": -1}, ValueError, "seed: expected an integer >= 0, got -1"),
+        ({"seed": 2**32}, ValueError, "seed: expected an integer in"),
+        ({"steps": 2**31 - 1}, ValueError, "record_every: expected at least 215 for 2147483647 steps, got 1"),
+        ({"out": 5}, TypeError, "out: expected a path or None, got int 5"),
+        ({"config": {"a": object()}}, TypeError, "config: expected plain data"),
         ({"steps": 0}, ValueError, "steps: expected an integer >= 1, got 0"),
         ({"steps": 2.5}, TypeError, "steps: expected an integer"),
         ({"record_every": 0}, ValueError, "record_every: expected"),
@@ -328,6 +332,13 @@ def test_a_step_that_changes_the_state_is_refused():
     ):
         with pytest.raises(TypeError, match="process: expected step to return a state like the one it takes"):
             sweep.run(Process(init, step), {"run": sweep.Seeds(2)}, seed=0, steps=3)
+
+
+@pytest.mark.parametrize("name", ["a/b", "status", "run", "step"])
+def test_records_need_names_of_their_own(name):
+    made = train.make_train(problem.quadratic([1.0]), optax.sgd(0.1), probe=lambda p: {name: p[0]})
+    with pytest.raises(ValueError, match="process: expected records whose names are identifiers of their own"):
+        sweep.run(made, {"run": sweep.Seeds(2)}, seed=0, steps=3)
 
 
 def test_no_axes_are_one_run():
