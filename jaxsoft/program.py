@@ -145,6 +145,8 @@ class Program:
         for name, value in [*info.record.items(), *info.final.items()]:
             if not isinstance(value, jax.ShapeDtypeStruct):
                 raise TypeError(f"process: expected records that are arrays, {name!r} is a {type(value).__name__}")
+            if value.size == 0:
+                raise TypeError(f"process: expected records that hold a number, {name!r} has shape {value.shape}")
         try:
             chex.assert_trees_all_equal_shapes_and_dtypes(following, self.lane.state)
             chex.assert_type(info.done, jnp.int32)

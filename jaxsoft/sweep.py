@@ -71,7 +71,9 @@ class Work:
 
     def __init__(self, program: Program, times: np.ndarray, lanes: int) -> None:
         like = program.outcome
-        self.values = {n: np.zeros((lanes, len(times), *x.shape), x.dtype) for n, x in like.record.items()}
+        self.values: dict[str, np.ndarray] = {
+            n: np.zeros((lanes, len(times), *x.shape), x.dtype) for n, x in like.record.items()
+        }
         self.values |= {f"final_{n}": np.zeros((lanes, *x.shape), x.dtype) for n, x in like.final.items()}
         self.values |= {"status": np.zeros(lanes, np.int8), "steps": np.zeros(lanes, np.int32)}
         self.packs: list[Pack] = []
@@ -360,8 +362,14 @@ class _Engine:
         before = work.values["steps"][slots]
         running = work.values["status"][slots] == RUNNING
         pack.lane, records, outcome = program.segment(pack.lane, program.numbers(numbers, len(pack.slots)))
+        status = np.asarray(outcome.status)[real]
+        unknown = status[(status < 0) | (status >= len(STATUSES))]
+        if len(unknown):
+            raise ValueError(
+                f"process: expected done to be 0 to {len(STATUSES) - 1} ({', '.join(STATUSES)}), got {unknown[0]}"
+            )
         work.values["steps"][slots] = np.asarray(pack.lane.steps)[real]
-        work.values["status"][slots] = np.asarray(outcome.status)[real]
+        work.values["status"][slots] = status
 
         looks = (pack.segments * plan.looks + np.arange(plan.looks)) * plan.interval
         kept = np.flatnonzero((looks % self.record_every == 0) & (looks < self.times[-1]))

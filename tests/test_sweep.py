@@ -334,6 +334,17 @@ def test_a_step_that_changes_the_state_is_refused():
             sweep.run(Process(init, step), {"run": sweep.Seeds(2)}, seed=0, steps=3)
 
 
+def test_a_record_without_numbers_and_an_unknown_status_are_refused():
+    def made(done, record):
+        return Process(lambda key: jnp.zeros(3), lambda s: (s + 1, Info(jnp.asarray(done, jnp.int32), record, {})))
+
+    with pytest.raises(TypeError, match=r"records that hold a number, 'x' has shape \(0,\)"):
+        sweep.run(made(0, {"x": jnp.zeros(0)}), {}, seed=0, steps=3)
+    for code in (7, -1):
+        with pytest.raises(ValueError, match=rf"expected done to be 0 to 3 .*got {code}"):
+            sweep.run(made(code, {}), {}, seed=0, steps=3)
+
+
 @pytest.mark.parametrize("name", ["a/b", "status", "run", "step"])
 def test_records_need_names_of_their_own(name):
     made = train.make_train(problem.quadratic([1.0]), optax.sgd(0.1), probe=lambda p: {name: p[0]})
