@@ -35,10 +35,12 @@ class Model(NamedTuple, Generic[Params]):
 
     init: ``key -> params``, from a typed key (``jax.random.key``); params is any pytree of arrays.
     apply: ``(params, x) -> logits`` (C,), for ONE example x.
+    activation: the name of φ where the model is ``mlp``, whose curvature has a closed form; None elsewhere.
     """
 
     init: Callable[[jax.Array], Params]
     apply: Callable[[Params, jax.typing.ArrayLike], jax.Array]
+    activation: str | None = None
 
 
 class Layer(NamedTuple):
@@ -150,7 +152,7 @@ def mlp(
             h = phi(_affine(layer, h))
         return _affine(params[-1], h)
 
-    return Model(_initialiser(shapes, init=init, scale=scale, bias=bias), apply)
+    return Model(_initialiser(shapes, init=init, scale=scale, bias=bias), apply, activation)
 
 
 def softmax_regression(

@@ -5,6 +5,7 @@ Training, curvature and searches see only this; models and data end here.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -15,8 +16,9 @@ import numpy as np
 import optax
 
 from jaxsoft import checks, losses
+from jaxsoft.curvature import Composite, layered
 from jaxsoft.data import Dataset
-from jaxsoft.models import Model
+from jaxsoft.models import ACTIVATIONS, Layers, Model
 
 Params = optax.Params
 
@@ -87,19 +89,54 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
     _check_fit(model, dataset)
     x, y = _on_device(dataset)
 
-    def mean_loss(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
-        logits = jax.vmap(model.apply, in_axes=(None, 0))(params, x)
-        chex.assert_shape(logits, (*y.shape, dataset.num_classes))
-        cost = losses.cost(logits, y)
-        return cost if isinstance(l2, float) and l2 == 0.0 else cost + _penalty(params, l2)
+    penalised = not (isinstance(l2, float) and l2 == 0.0)
 
-    def loss(params: Params) -> jax.Array:
-        return mean_loss(params, x, y)
+    def outputs(params: Params, inputs: jax.Array) -> jax.Array:
+        logits = jax.vmap(model.apply, in_axes=(None, 0))(params, inputs)
+        chex.assert_shape(logits, (len(inputs), dataset.num_classes))
+        return logits
+
+    def penalty(params: Params) -> jax.Array:
+        return _penalty(params, l2)
 
     def batch_loss(params: Params, indices: jax.Array) -> jax.Array:
-        return mean_loss(params, x[indices], y[indices])
+        cost = losses.cost(outputs(params, x[indices]), y[indices])
+        return cost + penalty(params) if penalised else cost
 
+    loss = Composite(
+        outputs=lambda params: outputs(params, x),
+        cost=lambda logits: losses.cost(logits, y),
+        penalty=penalty if penalised else None,
+    )
+    if model.activation is not None:
+        loss = _with_mlp_curvature(loss, model.activation, x, y, l2 if penalised else None)
     return Problem(init=model.init, loss=loss, batch_loss=batch_loss, num_examples=len(dataset.y))
+
+
+RESCALING = {"relu": "units", "linear": "gauge"}  # what may be moved between two layers without changing the outputs
+
+
+def _with_mlp_curvature(
+    loss: Composite, activation: str, x: jax.Array, y: jax.Array, l2: float | jax.Array | None
+) -> Composite:
+    """With the closed-form Hessian of an MLP's mean cross-entropy, and its flat directions."""
+    inputs = x.reshape(len(x), -1)
+
+    def terms(logits: jax.Array, rows: slice) -> tuple[jax.Array, jax.Array]:
+        gradient, curved = losses.cross_entropy_grad(logits, y[rows]), losses.cross_entropy_hessian(logits, y[rows])
+        return gradient / len(y), curved / len(y)
+
+    def closed_form(params: Layers, residual: bool) -> jax.Array:
+        matrix = layered.hessian(params, ACTIVATIONS[activation], inputs, terms, residual=residual)
+        if l2 is None:
+            return matrix
+        penalised = [jnp.full(leaf.size, l2 if leaf.ndim >= 2 else 0.0) for leaf in jax.tree.leaves(params)]
+        return matrix + jnp.diag(jnp.concatenate(penalised))
+
+    def null(params: Layers) -> jax.Array:
+        return layered.flat_directions(params, RESCALING.get(activation, "none"))
+
+    return dataclasses.replace(loss, closed_form=closed_form, null=null)
 
 
 def metrics(model: Model, dataset: Dataset, prefix: str = "") -> Metrics:

@@ -10,12 +10,14 @@ is one; ``jaxsoft.sweep.run`` runs any of them over thousands of lanes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:  # reading results needs the statuses, not jax
     import jax
 
 State = TypeVar("State")
+Params = Any
 
 RUNNING, MAX_STEPS, DIVERGED, CONVERGED = 0, 1, 2, 3
 STATUSES = ("running", "max_steps", "diverged", "converged")
@@ -51,3 +53,31 @@ class Process(NamedTuple, Generic[State]):
 
     init: Init[State]
     step: Step[State]
+
+
+def evaluate(measure: Callable[[Params], dict[str, jax.Array]], points: Params) -> Callable[[float], Process]:
+    """``measure(params)`` at many points, as a process to sweep over: one step, and the result is its final record.
+
+        ds = sweep.run(process.evaluate(measure, points), {"point": range(n)}, seed=0, steps=1)    # ds.final_...
+
+    ``points`` is a pytree with n points along the first axis of every leaf. A point whose result is not a number ends
+    as diverged, and its results stay zero; the others are not touched.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    like = jax.eval_shape(measure, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), points))
+
+    def process(point: float | jax.Array) -> Process:
+        def init(key: jax.Array) -> tuple[Params, dict[str, jax.Array], jax.Array]:
+            index = jnp.asarray(point).round().astype(jnp.int32)
+            here = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], points)
+            return here, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like), jnp.zeros((), jnp.int32)
+
+        def step(state: tuple[Params, dict[str, jax.Array], jax.Array]) -> tuple[object, Info]:
+            here, result, done = state
+            return (here, measure(here), jnp.full((), CONVERGED, jnp.int32)), Info(done, {}, result)
+
+        return Process(init, step)
+
+    return process

@@ -5,6 +5,8 @@ Notation: curvature -λ along a way down (λ > 0), learning rate η, g = ηλ, m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -64,3 +66,43 @@ def zero_saddle_rates(x: npt.ArrayLike, y: npt.ArrayLike, num_classes: int) -> n
     residual = np.eye(num_classes)[labels] - 1.0 / num_classes
     moment = residual.T @ inputs.reshape(len(inputs), -1) / len(inputs)
     return np.asarray(np.linalg.svd(moment, compute_uv=False), np.float64)
+
+
+def bohning_bound(x: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.float64]:
+    """Böhning's bound of the Hessian of softmax regression, (C·d, C·d), for inputs x (n, d).
+
+        H = (1/n) Σ (diag p - p pᵀ) ⊗ x xᵀ  ⪯  B = ½ (I - 11ᵀ/C) ⊗ XᵀX/n
+
+    in the Löwner order, at any weights, as diag p - p pᵀ ⪯ ½ (I - 11ᵀ/C). The weights (C, d) are row by row. For two
+    classes at zero weights H = B. Böhning (1992), "Multinomial logistic regression algorithm".
+    """
+    inputs = np.asarray(x, np.float64)
+    if inputs.ndim != 2 or not len(inputs):
+        raise ValueError(f"x: expected shape (n, d), got {inputs.shape}")
+    checks.count("num_classes", num_classes, at_least=2)
+    bound = np.kron(0.5 * (np.eye(num_classes) - 1.0 / num_classes), inputs.T @ inputs / len(inputs))
+    return np.asarray(bound, np.float64)
+
+
+def baldi_hornik(s: npt.ArrayLike, chosen: Sequence[int], width: int) -> tuple[int, float]:
+    """Index and loss of the critical point of ½‖M - A B‖² that keeps the singular values ``chosen`` of M.
+
+    M has k distinct singular values s > 0, and A B has rank at most p = ``width``. With I the chosen ones, r = |I|:
+
+        index = #{(i in I, j not in I): s_j > s_i} + (p - r)(k - r),      loss = ½ Σ_{j not in I} s_j²
+
+    Each pair can swap a smaller value for a larger one; each idle unit can pick up any value left out. Baldi & Hornik
+    (1989), "Neural networks and principal component analysis: learning from examples without local minima".
+
+    >>> baldi_hornik([3.0, 2.0, 1.0], chosen=[1], width=2)
+    (3, 5.0)
+    """
+    values = np.asarray(s, np.float64)
+    kept = sorted(set(chosen))
+    if values.ndim != 1 or len(kept) != len(chosen) or not all(0 <= i < len(values) for i in kept):
+        raise ValueError(f"chosen: expected different indices in [0, {values.size}), got {list(chosen)}")
+    if len(kept) > checks.count("width", width):
+        raise ValueError(f"chosen: expected at most {width} (the width), got {len(kept)}")
+    rest = np.setdiff1d(np.arange(len(values)), kept)
+    swaps = int(np.sum(values[rest][None, :] > values[kept][:, None]))
+    return swaps + (width - len(kept)) * len(rest), float(0.5 * np.sum(values[rest] ** 2))

@@ -77,3 +77,35 @@ def test_the_optimum_of_a_bowl_is_left_alone():
     """No growth without a way down: at λ = 0 each factor is 1."""
     assert theory.growth_gd(0) == theory.growth_heavy_ball(0, 0.5) == theory.growth_nesterov(0, 0.5) == 1
     assert float(optax.tree.norm(jax.grad(problem.quadratic([1.0]).loss)(jnp.zeros(1)))) == 0
+
+
+def test_baldi_and_hornik_counts_the_negative_eigenvalues_of_a_plain_hessian(x64):
+    """Every subset of a diagonal 3 x 3 problem of width 2, against numpy's eigenvalues of jax's own Hessian."""
+    s, width = np.array([3.0, 2.0, 1.0]), 2
+
+    def loss(theta):
+        a, b = theta[:6].reshape(3, 2), theta[6:].reshape(2, 3)
+        return 0.5 * jnp.sum((jnp.diag(jnp.asarray(s)) - a @ b) ** 2)
+
+    for chosen in ([], [0], [1], [2], [0, 1], [0, 2], [1, 2]):
+        a = np.zeros((3, 2))
+        a[chosen, range(len(chosen))] = np.sqrt(s[chosen])
+        theta = jnp.asarray(np.concatenate([a.ravel(), a.T.ravel()]))
+        values = np.linalg.eigvalsh(jax.hessian(loss)(theta))
+        index, value = theory.baldi_hornik(s, chosen, width)
+        assert index == np.sum(values < -1e-9)
+        np.testing.assert_allclose(value, loss(theta), rtol=1e-14)
+    with pytest.raises(ValueError, match="chosen: expected different indices"):
+        theory.baldi_hornik(s, [0, 0], 2)
+    with pytest.raises(ValueError, match="chosen: expected at most 2"):
+        theory.baldi_hornik(s, [0, 1, 2], 2)
+
+
+def test_bohnings_bound_holds_at_random_probabilities():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 4))
+    p = rng.dirichlet(np.full(3, 0.3), size=30)
+    hessian = sum(np.kron(np.diag(q) - np.outer(q, q), np.outer(v, v)) for q, v in zip(p, x, strict=True)) / 30
+    bound = theory.bohning_bound(x, 3)
+    assert np.linalg.eigvalsh(bound - hessian)[0] > -1e-14
+    assert np.linalg.eigvalsh(0.1 * bound - hessian)[0] < 0

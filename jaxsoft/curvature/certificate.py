@@ -1,0 +1,340 @@
+"""How many ways down: counts of negative, zero and positive eigenvalues, with a bound on what rounding can change.
+
+Sylvester's law: H + σI = L D Lᵀ has as many negative eigenvalues as D, that is as many as H has below -σ. In floating
+point the factors are those of H + σI + E with ‖E‖₂ <= ε, and by Weyl no eigenvalue moves by more than ε. So the count
+at σ = band + ε never exceeds, and that at σ = band - ε never falls short of, the number of eigenvalues below -band.
+What lies between the two counts is undecided, and is said to be.
+
+The certificate is for the matrix (or the products) as computed: the rounding in the second derivatives themselves is
+about 1e-15 ‖H‖ in float64, far inside the default band.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict, dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
+
+from jaxsoft import checks
+from jaxsoft.curvature.lanczos import lengths, random_krylov
+from jaxsoft.curvature.products import Composite, Loss, Params, check, check_memory, hessian, memory_bytes, products
+
+METHODS = ("auto", "ldl", "eigenvalues", "lanczos")
+EIGENVALUES_SIZE = 64  # up to so many parameters all eigenvalues are as quick as four factorisations
+LANCZOS_WIDTH, LANCZOS_BLOCKS = 16, 20
+INDEPENDENT = 1e-3  # null directions with a smaller singular value count as dependent
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["negative", "zero", "positive", "undecided", "null", "band", "bound"],
+    meta_fields=["method"],
+)
+@dataclass(frozen=True)
+class Inertia:
+    """Counts of the P eigenvalues of a Hessian; negative + zero + positive + undecided + null = P.
+
+    negative: at least so many are below -band, and at most negative + undecided are. zero: within the band, without
+    null. positive: above the band. undecided: too near an edge of the band for the rounding ``bound``, or out of reach
+    of the method. null: directions known to be flat by symmetry, checked to be. band, bound: in the units of H.
+    method: "ldl", "eigenvalues" or "lanczos"; with "lanczos" the counts are only lower bounds.
+
+    A Hessian with NaN or infinite entries has everything undecided and a bound of NaN.
+    """
+
+    negative: jax.Array
+    zero: jax.Array
+    positive: jax.Array
+    undecided: jax.Array
+    null: jax.Array
+    band: jax.Array
+    bound: jax.Array
+    method: str
+
+    def arrays(self) -> dict[str, jax.Array]:
+        """Everything but the method, by name: what a process can record."""
+        return {name: value for name, value in asdict(self).items() if name != "method"}
+
+    def __str__(self) -> str:
+        least = "at least " if self.method == "lanczos" else ""
+        return (
+            f"index {least}{self.negative} (positive {self.positive}, zero {self.zero}, known null {self.null}, "
+            f"undecided {self.undecided}; band {self.band:.2g}, bound {self.bound:.1g}, {self.method})"
+        )
+
+
+def inertia(
+    loss: Loss,
+    params: Params,
+    *,
+    band: float | None = None,
+    method: str = "auto",
+    null: jax.Array | None = None,
+    key: jax.Array | None = None,
+) -> Inertia:
+    """Certified counts of the Hessian's eigenvalues below -band, inside the band, and above it (Sylvester 1852).
+
+    Args:
+        loss: ``loss(params) -> scalar``.
+        params: a pytree of floats.
+        band: > 0, in the units of H; √ε ‖H‖ by default (1.5e-8 ‖H‖ in float64, 3.5e-4 ‖H‖ in float32).
+        method: "ldl", four factorisations by LAPACK, not under jit or vmap; "eigenvalues", all of them, also there;
+            "lanczos", from products alone: lower bounds. "auto" takes the first of these that the place allows and
+            that fits into memory.
+        null: (P, k) directions that should be flat; by default those that a ``Composite`` knows. As many as turn out to
+            be, with ‖H v‖ inside the band, are counted apart as ``null``, and so are rows of H that are exactly zero
+            (dead inputs, dead units).
+        key: draws the start of Lanczos.
+
+    Raises ValueError for a band that is not positive, an unknown method, "ldl" under a transformation, a ``null`` of
+    another shape; MemoryError for a matrix that does not fit; and what ``hessian`` raises.
+    """
+    size, dtype = check(loss, params)
+    if band is not None:
+        checks.positive("band", band)
+    checks.one_of("method", method, METHODS)
+    if null is None and isinstance(loss, Composite) and loss.null is not None:
+        null = loss.null(params)
+    if null is not None and (null.ndim != 2 or null.shape[0] != size):
+        raise ValueError(f"null: expected shape ({size}, k), got {null.shape}")
+    transformed = any(checks.traced(leaf) for leaf in jax.tree.leaves((params, band)))
+    if method == "auto":
+        method = _choose(size, dtype, transformed)
+    if method == "ldl" and transformed:
+        raise ValueError("method: expected 'eigenvalues' or 'lanczos' under jit or vmap, got 'ldl'")
+    with jax.default_matmul_precision("highest"):
+        if method == "lanczos":
+            return _by_lanczos(loss, params, size, dtype, band, null, key)
+        check_memory(size, dtype, 3 if method == "ldl" else 4, "use method='lanczos'")
+        if method == "eigenvalues":
+            return _by_eigenvalues(hessian(loss, params), band, null)
+        return _by_factors(jax.jit(hessian, static_argnums=0)(loss, params), band, null)
+
+
+def _choose(size: int, dtype: jnp.dtype, transformed: bool) -> str:
+    if transformed or size <= EIGENVALUES_SIZE:
+        return "eigenvalues"
+    return "ldl" if 3 * size**2 * 8 <= memory_bytes() else "lanczos"
+
+
+def _band(given: float | jax.Array | None, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The band in the units of H: as given, or √ε of the scale ‖H‖₂ (1 for a matrix of zeros)."""
+    if given is not None:
+        return jnp.asarray(given, dtype)
+    return jnp.sqrt(jnp.finfo(dtype).eps) * jnp.where(scale == 0, 1, scale)
+
+
+def _verdict(
+    size: int, counts: tuple[jax.Array, ...], finite: jax.Array, band: jax.Array, bound: jax.Array, method: str
+) -> Inertia:
+    """Put certified counts (below, inside, above the band, known null) together. What they leave out of P is undecided,
+    and so is everything of a broken matrix."""
+    below, inside, above, null = (jnp.where(finite, x, 0).astype(jnp.int32) for x in counts)
+    inside = jnp.maximum(inside, null)
+    undecided = size - below - inside - above
+    bound = jnp.where(finite, bound, jnp.nan)
+    return Inertia(below, inside - null, above, undecided, null, band, bound, method)
+
+
+def _known_null(dead: jax.Array, null: jax.Array | None, image: jax.Array | None, band: jax.Array) -> jax.Array:
+    """How many independent flat directions are known: rows of zeros, and what is flat in the span of ``null`` beside
+    them. U (P, k) is a basis of that, orthonormal; j singular values of H U up to band/√k put j eigenvalues of H inside
+    the band."""
+    count = jnp.sum(dead)
+    if null is None or image is None:
+        return count
+    length = lengths(null)
+    unit = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)[None]
+    alive = jnp.where(dead[:, None], 0, null * unit)
+    squares, mix = jnp.linalg.eigh(alive.T @ alive)
+    independent = squares > INDEPENDENT**2
+    scaled = (image * unit) @ mix * jnp.where(independent, jax.lax.rsqrt(jnp.where(independent, squares, 1)), 0)[None]
+    steep = jnp.linalg.svd(scaled, compute_uv=False) > band / np.sqrt(len(squares))
+    return count + jnp.sum(independent) - jnp.sum(steep)
+
+
+def _by_eigenvalues(matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:
+    """All eigenvalues, with ε = ‖H V - V Λ‖_F + 2 ‖Vᵀ V - I‖_F ‖H‖₂ and the rounding of these sums.
+
+    Rounding V to the nearest orthonormal U changes it by at most ‖Vᵀ V - I‖; then ‖Uᵀ H U - Λ‖ <= ε, and Weyl.
+    """
+    size, dtype = len(matrix), matrix.dtype
+    finite = jnp.all(jnp.isfinite(matrix))
+    matrix = jnp.where(finite, matrix, 0)
+    values, vectors = jnp.linalg.eigh(matrix)
+    scale = jnp.max(jnp.abs(values))
+    frobenius = jnp.linalg.norm(matrix)
+    residual = jnp.linalg.norm(matrix @ vectors - vectors * values[None])
+    skew = jnp.linalg.norm(vectors.T @ vectors - jnp.eye(size, dtype=dtype))
+    unit = jnp.finfo(dtype).eps / 2
+    bound = residual + 2 * skew * scale + 4 * (size + 4) * unit * np.sqrt(size) * frobenius
+    band = _band(band, scale, dtype)
+    image = None if null is None else matrix @ null
+    counts = (
+        jnp.sum(values < -band - bound),
+        jnp.sum(jnp.abs(values) <= band - bound),
+        jnp.sum(values > band + bound),
+        _known_null(~jnp.any(matrix != 0, axis=1), null, image, band),
+    )
+    return _verdict(size, counts, finite, band, bound, "eigenvalues")
+
+
+def _by_factors(matrix: jax.Array, given: float | None, null: jax.Array | None) -> Inertia:
+    """Four counts by L D Lᵀ in float64, at ±(band ± ε); rows of zeros are left out, as they are known exactly."""
+    size, dtype = len(matrix), matrix.dtype
+    if not jnp.all(jnp.isfinite(matrix)):
+        nothing = jnp.zeros((), jnp.int32)
+        nan = jnp.asarray(jnp.nan, dtype)
+        band = nan if given is None else jnp.asarray(given, dtype)
+        return _verdict(size, (nothing,) * 4, jnp.asarray(False), band, nan, "ldl")
+    band, dead, known = _before_factors(matrix, given, null)
+    alive = np.flatnonzero(~np.asarray(dead))
+    whole = np.asarray(matrix, np.float64)
+    part = whole if len(alive) == size else whole[np.ix_(alive, alive)]
+    edge = float(band)
+    found, bound = _counts_below(part, [(-edge, -1), (-edge, +1), (edge, -1), (edge, +1)])
+    below, at_most_below, up_to, at_most_up_to = found
+    inside = max(0, up_to - at_most_below) + size - len(alive)
+    counts = (jnp.asarray(below), jnp.asarray(inside), jnp.asarray(len(alive) - at_most_up_to), known)
+    return _verdict(size, counts, jnp.asarray(True), band, jnp.asarray(bound), "ldl")
+
+
+@jax.jit
+def _before_factors(
+    matrix: jax.Array, given: float | None, null: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The band, which rows are zero, and the known null directions."""
+    band = _band(given, _norm(matrix) if given is None else jnp.ones((), matrix.dtype), matrix.dtype)
+    dead = ~jnp.any(matrix != 0, axis=1)
+    return band, dead, _known_null(dead, null, None if null is None else matrix @ null, band)
+
+
+def _counts_below(matrix: np.ndarray, edges: list[tuple[float, int]]) -> tuple[list[int], float]:
+    """For each (edge, side): how many eigenvalues are below edge + side · ε; and how far the counts may be from the
+    edges. Side -1 never counts an eigenvalue above the edge, side +1 never misses one below it."""
+    if len(matrix) == 0:
+        return [0] * len(edges), 0.0
+    shift = 64 * np.sqrt(len(matrix)) * _floor(matrix)
+    counts = []
+    for edge, side in edges:
+        while True:
+            count, bound = negatives(matrix, edge + side * shift)
+            if bound <= shift:
+                break
+            shift = 2 * bound  # the factors are worse than expected: stand further off
+        counts.append(count)
+    return counts, 2 * shift
+
+
+def _floor(matrix: np.ndarray) -> float:
+    """u ‖H‖_F: no bound is better than the last digit."""
+    return float(np.finfo(np.float64).eps / 2 * np.linalg.norm(matrix))
+
+
+def negatives(matrix: np.ndarray, shift: float, probes: int = 10) -> tuple[int, float]:
+    """How many eigenvalues of a symmetric matrix are below ``shift``, and the backward error ε of that count.
+
+    A = H - shift·I = P L D Lᵀ Pᵀ by Bunch & Kaufman (1977) pivoting, in float64. The count is exact for A - E with
+    E = A - P L D Lᵀ Pᵀ, the residual of the computed factors. For Gaussian vectors ω_1 .. ω_k,
+
+        ‖E‖₂ <= 10 √(2/π) max_i ‖E ω_i‖₂     with a probability of at least 1 - 10⁻ᵏ
+
+    (Halko, Martinsson & Tropp 2011, lemma 4.1); k = ``probes`` = 10. That is ε, and u ‖H‖_F more.
+    """
+    size = len(matrix)
+    factor = np.array(matrix, np.float64, order="F")
+    factor[np.diag_indices(size)] -= shift
+    sytrf, sytrf_lwork, syconv = get_lapack_funcs(("sytrf", "sytrf_lwork", "syconv"), (factor,))
+    trmm = get_blas_funcs("trmm", (factor,))
+    factor, pivots, info = sytrf(factor, lwork=int(sytrf_lwork(size, lower=1)[0]), lower=1, overwrite_a=1)
+    if info < 0:
+        raise ValueError(f"matrix: expected a matrix of finite numbers, LAPACK refuses argument {-info}")
+    factor, off, _ = syconv(factor, pivots, lower=1, way=0, overwrite_a=1)
+    off[-1] = 0.0
+    diagonal = np.diagonal(factor).copy()
+
+    first = np.flatnonzero(pivots[:-1] < 0)
+    first = first[::2]  # both rows of a 2x2 pivot are marked, one pair after the other
+    single = np.ones(size, bool)
+    single[first] = single[first + 1] = False
+    a, b, c = diagonal[first], off[first], diagonal[first + 1]
+    two = np.where(a * c - b * b < 0, 1, np.where(a + c < 0, 2, 0))
+    count = int(np.sum(diagonal[single] < 0) + np.sum(two))
+
+    omega = np.asfortranarray(np.random.default_rng(0).normal(size=(size, probes)))
+    order = _permutation(pivots)
+    moved = trmm(1.0, factor, np.asfortranarray(omega[order]), lower=1, trans_a=1, diag=1)
+    moved = _tridiagonal(diagonal, off, moved)
+    moved = trmm(1.0, factor, np.asfortranarray(moved), lower=1, diag=1)
+    residual = matrix @ omega - shift * omega
+    residual[order] -= moved
+    largest = float(np.max(np.linalg.norm(residual, axis=0)))
+    return count, 10 * np.sqrt(2 / np.pi) * largest + _floor(matrix)
+
+
+def _permutation(pivots: np.ndarray) -> np.ndarray:
+    """The order of rows that LAPACK's interchanges (lower) bring about."""
+    order = np.arange(len(pivots))
+    k = 0
+    while k < len(pivots):
+        pair = pivots[k] < 0
+        row = k + pair
+        other = abs(int(pivots[k])) - 1
+        order[[row, other]] = order[[other, row]]
+        k += 1 + pair
+    return order
+
+
+def _tridiagonal(diagonal: np.ndarray, off: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """D x for the block diagonal D."""
+    y = diagonal[:, None] * x
+    y[1:] += off[:-1, None] * x[:-1]
+    y[:-1] += off[:-1, None] * x[1:]
+    return y
+
+
+def _norm(matrix: jax.Array) -> jax.Array:
+    """‖H‖₂ from a random Krylov space, from below; a default band needs no more."""
+    size = len(matrix)
+    width = min(4, size)
+    blocks = max(1, min(8, size // width))
+    basis, image = random_krylov(lambda v: matrix @ v, size, matrix.dtype, width, blocks, jax.random.key(0))
+    small = basis.T @ image
+    return jnp.max(jnp.abs(jnp.linalg.eigvalsh((small + small.T) / 2)))
+
+
+def _by_lanczos(
+    loss: Loss,
+    params: Params,
+    size: int,
+    dtype: jnp.dtype,
+    given: float | jax.Array | None,
+    null: jax.Array | None,
+    key: jax.Array | None,
+) -> Inertia:
+    """Lower bounds: by Courant and Fischer H has at least as many eigenvalues below -band as its projection on any
+    subspace. ε covers what the basis lacks of orthonormality, and the rounding of the projection."""
+    apply = products(loss, params)
+    width = min(LANCZOS_WIDTH, size)
+    blocks = max(1, min(LANCZOS_BLOCKS, size // width))
+    basis, image = random_krylov(apply, size, dtype, width, blocks, jax.random.key(0) if key is None else key)
+    finite = jnp.all(jnp.isfinite(image))
+    small = jnp.where(finite, basis.T @ image, 0)
+    values = jnp.linalg.eigvalsh((small + small.T) / 2)
+    scale = jnp.max(jnp.abs(values))
+    skew = jnp.linalg.norm(basis.T @ basis - jnp.eye(basis.shape[1], dtype=dtype))
+    unit = jnp.finfo(dtype).eps / 2
+    rounding = 4 * (size + len(values)) * unit * jnp.linalg.norm(jnp.where(finite, image, 0))
+    bound = 2 * skew * scale + rounding
+    band = _band(given, scale, dtype)
+    counts = (
+        jnp.sum(values < -band - bound),
+        jnp.zeros((), jnp.int32),
+        jnp.sum(values > band + bound),
+        _known_null(jnp.zeros(size, bool), null, None if null is None else apply(null), band),
+    )
+    return _verdict(size, counts, finite, band, bound, "lanczos")

@@ -1,0 +1,518 @@
+"""Curvature against closed forms, planted spectra and independent libraries; a certificate is never wrong."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+from flax import linen, nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
+
+from jaxsoft import curvature, data, models, problem, process, sweep, theory
+from jaxsoft.curvature import certificate, lanczos
+from jaxsoft.curvature.products import memory_bytes
+from jaxsoft.process import CONVERGED, DIVERGED
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def planted(eigenvalues, seed=0):
+    """A symmetric matrix with this spectrum."""
+    values = np.asarray(eigenvalues, np.float64)
+    basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(values), len(values))))[0]
+    matrix = (basis * values) @ basis.T
+    return (matrix + matrix.T) / 2
+
+
+def quadratic(matrix):
+    return lambda params: 0.5 * params @ jnp.asarray(matrix) @ params
+
+
+def small_digits(sizes, examples=60, **kwargs):
+    whole = data.digits()
+    part = data.Dataset(whole.x[:examples], whole.y[:examples], whole.num_classes, "digits")
+    return problem.classification(models.mlp(sizes, **kwargs), part)
+
+
+def at_random(made, seed=0, scale=0.3):
+    params = made.init(jax.random.key(seed))
+    flat, unravel = ravel_pytree(params)
+    return unravel(flat + scale * jax.random.normal(jax.random.key(seed + 1), flat.shape))
+
+
+def dense_by_jax(loss, params):
+    flat, unravel = ravel_pytree(params)
+    return jax.hessian(lambda theta: loss(unravel(theta)))(flat)
+
+
+class Linen(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(3)(jnp.tanh(linen.Dense(4)(x)))
+
+
+class Nnx(nnx.Module):
+    def __init__(self, *, rngs):
+        self.first, self.last = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(jnp.tanh(self.first(x)))
+
+
+# Matrices and products
+
+
+@pytest.mark.parametrize(
+    ("hidden", "activation", "bias", "l2"),
+    [
+        ((), "tanh", True, 0.0),
+        ((3,), "tanh", True, 0.1),
+        ((4,), "gelu", False, 0.0),
+        ((3, 2), "erf", True, 0.0),
+        ((3, 4), "linear", False, 0.2),
+        ((3, 2, 4), "tanh", True, 0.0),
+        ((5, 3), "relu", True, 0.0),
+    ],
+)
+def test_the_closed_form_is_the_hessian(x64, hidden, activation, bias, l2):
+    made = problem.classification(models.mlp((4, *hidden, 3), activation=activation, bias=bias), data.iris(), l2)
+    params = at_random(made)
+    expected = dense_by_jax(made.loss, params)
+    for found in (curvature.hessian(made.loss, params), jax.jit(lambda p: curvature.hessian(made.loss, p))(params)):
+        # Sums of 150 terms of one size, in another order.
+        np.testing.assert_allclose(found, expected, rtol=0, atol=200 * EPS * np.abs(expected).max())
+        np.testing.assert_array_equal(found, found.T)
+
+
+def test_the_closed_form_in_slices_is_the_same(x64, monkeypatch):
+    made = small_digits((64, 5, 4, 10), scale=0.3)
+    params = made.init(jax.random.key(0))
+    whole = curvature.hessian(made.loss, params)
+    monkeypatch.setattr("jaxsoft.curvature.layered.SLICE_BYTES", 64**2 * 8 * 7)
+    np.testing.assert_allclose(curvature.hessian(made.loss, params), whole, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("module", [Linen(), Nnx], ids=["linen", "nnx"])
+def test_flax_modules_products_matrices_and_inertia_agree(x64, module):
+    made = problem.classification(models.from_flax(module, jnp.zeros(4)), data.iris())
+    params = at_random(made)
+    matrix = np.asarray(dense_by_jax(made.loss, params))
+    np.testing.assert_allclose(curvature.hessian(made.loss, params), matrix, atol=1e-14)
+    v = jax.tree.map(jnp.ones_like, params)
+    np.testing.assert_allclose(ravel_pytree(curvature.hvp(made.loss, params, v))[0], matrix.sum(1), atol=1e-13)
+    found = curvature.inertia(made.loss, params)
+    values = np.linalg.eigvalsh(matrix)
+    assert found.undecided == 0
+    assert found.negative == np.sum(values < -float(found.band))
+    assert found.zero + found.null == np.sum(np.abs(values) <= float(found.band))
+
+
+def test_products_are_linear_and_symmetric_and_match_finite_differences(x64):
+    made = small_digits((64, 3, 10))
+    params = at_random(made)
+    flat, unravel = ravel_pytree(params)
+    rng = np.random.default_rng(0)
+    u, v = (jnp.asarray(rng.normal(size=flat.size)) for _ in range(2))
+
+    def h(w):
+        return ravel_pytree(curvature.hvp(made.loss, params, unravel(w)))[0]
+
+    np.testing.assert_allclose(h(2 * u + v), 2 * h(u) + h(v), atol=1e-12)
+    np.testing.assert_allclose(u @ h(v), v @ h(u), rtol=1e-11)
+    gradient = jax.grad(lambda w: made.loss(unravel(w)))
+    step = 1e-5
+    difference = (gradient(flat + step * v) - gradient(flat - step * v)) / (2 * step)
+    np.testing.assert_allclose(h(v), difference, atol=1e-7)  # step² and rounding / step
+
+
+def test_gauss_newton_is_the_jacobian_form(x64):
+    made = problem.classification(models.mlp((4, 3, 3)), data.iris(), 0.05)
+    params = at_random(made)
+    flat, unravel = ravel_pytree(params)
+    jacobian = jax.jacobian(lambda w: made.loss.outputs(unravel(w)))(flat)  # (n, C, P)
+    p = jax.nn.softmax(made.loss.outputs(params))
+    curved = jax.vmap(lambda q: jnp.diag(q) - jnp.outer(q, q))(p) / len(p)
+    expected = jnp.einsum("ncp,ncd,ndq->pq", jacobian, curved, jacobian)
+    expected += jax.hessian(lambda w: made.loss.penalty(unravel(w)))(flat)
+    matrix = curvature.gauss_newton(made.loss, params)
+    np.testing.assert_allclose(matrix, expected, atol=1e-14)
+    v = jax.random.normal(jax.random.key(3), flat.shape)
+    product = ravel_pytree(curvature.gauss_newton_product(made.loss, params, unravel(v)))[0]
+    np.testing.assert_allclose(product, expected @ v, atol=1e-13)
+    plain = curvature.Composite(made.loss.outputs, made.loss.cost, made.loss.penalty)  # without a closed form
+    np.testing.assert_allclose(curvature.gauss_newton(plain, params), expected, atol=1e-14)
+
+
+def test_gauss_newton_is_positive_semidefinite_where_the_hessian_is_not(x64):
+    made = small_digits((64, 4, 10), init="zeros")
+    params = at_random(made, scale=0.05)
+    assert np.linalg.eigvalsh(curvature.gauss_newton(made.loss, params))[0] > -1e-14
+    assert np.linalg.eigvalsh(curvature.hessian(made.loss, params))[0] < -1e-3
+
+
+def test_layer_blocks_are_the_diagonal_blocks(x64):
+    made = small_digits((64, 3, 10))
+    params = at_random(made)
+    whole = curvature.hessian(made.loss, params)
+    blocks = curvature.layer_blocks(made.loss, params)
+    assert list(blocks) == ["0", "1"]
+    first = 3 * 65
+    np.testing.assert_allclose(blocks["0"], whole[:first, :first], atol=1e-14)
+    np.testing.assert_allclose(blocks["1"], whole[first:, first:], atol=1e-14)
+
+
+# The certificate
+
+
+BAND = 1e-6
+SPECTRA = st.tuples(
+    st.sampled_from([2, 7, 24, 40]),  # P
+    st.integers(0, 2**31),  # seed
+    st.sampled_from(["plain", "clustered", "at the band", "gapless"]),
+)
+
+
+def spectrum_near_the_band(size, seed, kind, band):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=size)
+    some = rng.random(size) < 0.6
+    if kind == "clustered":
+        values[some] = rng.choice([-2, -1, 0, 1, 2], some.sum()) * band * rng.choice([0.4, 1.5], some.sum())
+    elif kind == "at the band":  # as near as the last digits
+        values[some] = band * rng.choice([-1, 1], some.sum()) * (1 + 10.0 ** -rng.integers(1, 17, some.sum()))
+    elif kind == "gapless":
+        values[some] = band * rng.uniform(-3, 3, some.sum())
+    return values
+
+
+@jax.jit
+def by_values(matrix):
+    return curvature.inertia(quadratic(matrix), jnp.zeros(len(matrix)), band=BAND, method="eigenvalues")
+
+
+@jax.jit
+def by_lanczos(matrix):
+    return curvature.inertia(quadratic(matrix), jnp.zeros(len(matrix)), band=BAND, method="lanczos")
+
+
+@given(SPECTRA)
+@settings(max_examples=100, deadline=None)  # three methods, four kinds of spectra
+def test_no_certificate_is_wrong(drawn):
+    size, seed, kind = drawn
+    band = BAND
+    values = spectrum_near_the_band(size, seed, kind, band)
+    matrix = planted(values, seed)
+    doubt = 40 * EPS * size * np.abs(values).max()  # the planted matrix is rounded itself
+    with jax.enable_x64(True):
+        found_by = [curvature.inertia(quadratic(matrix), jnp.zeros(size), band=band, method="ldl"), by_values(matrix)]
+        found_by.append(by_lanczos(matrix))
+    for found in found_by:
+        below, above = np.sum(values < -band + doubt), np.sum(values > band - doubt)
+        assert found.negative <= below
+        assert found.positive <= above
+        assert found.zero <= np.sum(np.abs(values) <= band + doubt)
+        assert found.negative + found.undecided >= np.sum(values < -band - doubt)
+        assert found.positive + found.undecided >= np.sum(values > band + doubt)
+        clear = np.abs(np.abs(values) - band) > float(found.bound) + doubt
+        if found.method != "lanczos":
+            assert found.undecided <= size - np.sum(clear)  # undecided only within the bound of an edge
+        assert found.negative + found.zero + found.positive + found.undecided == size
+
+
+def test_three_methods_agree_on_a_thousand_planted_matrices(x64):
+    """40 kinds of sizes and gaps, 1,000 matrices; every count equals the planted one, which no method has seen."""
+    size, band, rng = 12, 1e-3, np.random.default_rng(5)
+    values = rng.normal(size=(1000, size)) * 10.0 ** rng.integers(-7, 1, (1000, size))
+    values = np.where(np.abs(np.abs(values) - band) < 1e-9, 0, values)
+    matrices = jnp.asarray(np.stack([planted(v, i) for i, v in enumerate(values)]))
+    truth = np.stack([(values < -band).sum(1), (np.abs(values) <= band).sum(1), (values > band).sum(1)])
+
+    def all_of(method):
+        return jax.jit(jax.vmap(lambda m: curvature.inertia(quadratic(m), jnp.zeros(size), band=band, method=method)))
+
+    found = all_of("eigenvalues")(matrices)
+    np.testing.assert_array_equal(np.stack([found.negative, found.zero, found.positive]), truth)
+    assert not found.undecided.any()
+    bounds = all_of("lanczos")(matrices)  # its space is everything here
+    np.testing.assert_array_equal(np.stack([bounds.negative, bounds.positive]), truth[[0, 2]])
+    counts = [
+        certificate._counts_below(np.asarray(m), [(-band, -1), (-band, 1), (band, -1), (band, 1)])[0] for m in matrices
+    ]
+    counts = np.array(counts).T
+    np.testing.assert_array_equal(counts[:2], np.stack([truth[0]] * 2))
+    np.testing.assert_array_equal(counts[2:], np.stack([truth[0] + truth[1]] * 2))
+
+
+def test_the_backward_error_of_the_factors_is_bounded():
+    """ε is at least ‖A - P L D Lᵀ Pᵀ‖₂, the factors taken from scipy's own unpacking."""
+    import scipy.linalg
+
+    for seed, size in enumerate([3, 30, 300]):
+        matrix = planted(np.random.default_rng(seed).normal(size=size), seed)
+        lower, d, _ = scipy.linalg.ldl(matrix, lower=True)
+        residual = np.linalg.norm(matrix - lower @ d @ lower.T, 2)
+        count, bound = certificate.negatives(matrix, 0.0)
+        assert count == np.sum(np.linalg.eigvalsh(matrix) < 0)
+        assert residual < bound < 1e4 * max(residual, EPS)
+
+
+@pytest.mark.parametrize("indefinite", [False, True])
+def test_zero_pivots_and_exact_matrices(indefinite):
+    matrix = np.kron(np.eye(5), [[0.0, 1.0], [1.0, 0.0]]) if indefinite else np.diag([-1.0, 0.0, 2.0])
+    assert certificate.negatives(matrix, 1e-9 if not indefinite else 0.0)[0] == (5 if indefinite else 2)
+
+
+def test_dead_inputs_class_shifts_and_rescalings_are_counted_apart(x64):
+    examples = np.random.default_rng(0).normal(size=(40, 6))
+    examples[:, 2] = 0  # a dead input
+    ds = data.Dataset(examples, np.arange(40) % 3, 3, "made")
+    params = at_random(problem.classification(models.mlp((6, 4, 3)), ds))
+    for method in ("ldl", "eigenvalues"):
+        made = problem.classification(models.mlp((6, 4, 3)), ds)
+        # 4 weights of the dead input, and a class shift for each hidden unit and the bias
+        assert curvature.inertia(made.loss, params, method=method).null == 4 + 5
+        regularised = problem.classification(models.mlp((6, 4, 3)), ds, 0.1)
+        # the penalty holds everything but a shift of the biases
+        assert curvature.inertia(regularised.loss, params, method=method).null == 1
+    deep = problem.classification(models.deep_linear((6, 2, 3)), ds)
+    rank = theory.zero_saddle_rates(examples, ds.y, 3)
+    zero = jax.tree.map(jnp.zeros_like, deep.init(jax.random.key(0)))
+    found = curvature.inertia(deep.loss, zero)
+    assert found.negative == 2 * np.sum(rank > 1e-12)
+    assert found.null == 2 + 2  # the dead input's 2 weights, and a shift for each of 2 units
+
+
+def test_rescaling_is_flat_at_critical_points_only(x64):
+    """One input, always 1, and one hidden unit: the minimum over z = w₂ w₁ has p equal to the labels' shares."""
+    ds = data.Dataset(np.ones((5, 1)), np.array([0, 0, 0, 1, 1]), 2, "coins")
+    made = problem.classification(models.mlp((1, 1, 2), activation="relu", bias=False), ds)
+    z = np.log([0.6, 0.4])
+    for first, off, null in [(0.5, 0.0, 2), (2.0, 0.0, 2), (0.5, 0.3, 1)]:
+        weights = (jnp.array([[first]]), jnp.asarray(z[:, None] + [[off], [0.0]]) / first)
+        params = tuple(models.Layer(w, None) for w in weights)
+        found = curvature.inertia(made.loss, params)
+        assert found.null == null  # the class shift, and at the minimum the rescaling
+        assert found.negative == (1 if off else 0)
+
+
+def test_the_zero_point_of_a_two_layer_net(x64):
+    """Index h · rank M, and the eigenvalues ±s_i, h times each: the closed form of theory, for three methods."""
+    for hidden in (2,):
+        made = small_digits((64, hidden, 10), examples=300, init="zeros", bias=False)
+        params = made.init(jax.random.key(0))
+        whole = data.digits()
+        rates = theory.zero_saddle_rates(whole.x[:300].reshape(300, -1), whole.y[:300], 10)
+        rank = int(np.sum(rates > 1e-10))
+        assert rank == 9
+        for method in ("ldl", "eigenvalues", "lanczos"):
+            found = curvature.inertia(made.loss, params, method=method)
+            assert found.negative == hidden * rank
+            assert found.positive == hidden * rank
+        values = np.linalg.eigvalsh(curvature.hessian(made.loss, params))
+        np.testing.assert_allclose(values[: hidden * rank], -np.repeat(rates[:rank], hidden), atol=1e-14)
+
+
+def test_softmax_regression_is_convex(x64):
+    for name in ("iris", "wine"):
+        ds = data.get(name)
+        made = problem.classification(models.softmax_regression(ds.x.shape[1], ds.num_classes), ds)
+        found = curvature.inertia(made.loss, at_random(made, scale=1.0))
+        assert found.negative == 0
+        assert found.null >= ds.x.shape[1] + 1
+
+
+def test_float32_and_float64_certificates_agree_where_both_decide():
+    ds = data.iris()
+    made = problem.classification(models.mlp((4, 3, 3)), ds)
+    params = at_random(made)
+    single = curvature.inertia(made.loss, params, band=1e-3)
+    with jax.enable_x64(True):
+        made = problem.classification(models.mlp((4, 3, 3)), ds)
+        double = curvature.inertia(made.loss, jax.tree.map(lambda x: x.astype(jnp.float64), params), band=1e-3)
+    assert single.negative <= double.negative <= single.negative + single.undecided
+    assert single.positive <= double.positive <= single.positive + single.undecided
+
+
+def test_a_broken_hessian_is_a_verdict(x64):
+    def broken(params):
+        return jnp.sum(params**2) * jnp.where(params[0] > 0, jnp.nan, 1.0)
+
+    for method in ("ldl", "eigenvalues", "lanczos"):
+        found = curvature.inertia(broken, jnp.ones(3), method=method)
+        assert found.undecided == 3
+        assert np.isnan(found.bound)
+        assert found.negative == found.positive == found.zero == 0
+
+
+def test_the_index_of_many_points_is_one_sweep(x64):
+    made = problem.classification(models.mlp((4, 3, 3)), data.iris())
+    points = jax.vmap(lambda k: at_random_with(made, k))(jax.random.split(jax.random.key(0), 30))
+    points = jax.tree.map(lambda leaf: leaf.at[7].set(jnp.nan), points)
+
+    def measure(params):
+        return curvature.inertia(made.loss, params).arrays()
+
+    ds = sweep.run(process.evaluate(measure, points), {"point": range(30)}, seed=0, steps=1)
+    assert ds["status"][7] == DIVERGED
+    assert (ds["status"].drop_sel(point=7) == CONVERGED).all()
+    for i in (0, 12, 29):
+        alone = curvature.inertia(made.loss, jax.tree.map(lambda leaf, i=i: leaf[i], points))
+        assert ds["final_negative"][i] == alone.negative
+        assert ds["final_null"][i] == alone.null
+    assert (ds["final_negative"].drop_sel(point=7) > 0).all()
+
+
+def at_random_with(made, key):
+    flat, unravel = ravel_pytree(made.init(key))
+    return unravel(flat + 0.3 * jax.random.normal(key, flat.shape))
+
+
+# Extreme eigenpairs
+
+
+@pytest.mark.parametrize("which", ["SA", "LA", "BE"])
+def test_extreme_eigenpairs_match_scipy_and_their_residuals(x64, which):
+    made = small_digits((64, 6, 10), scale=0.5)
+    params = at_random(made, scale=0.2)
+    matrix = np.asarray(curvature.hessian(made.loss, params))
+    assert len(matrix) > lanczos.DENSE_SIZE
+    found = curvature.spectrum(made.loss, params, 4, which, tol=1e-9)
+    expected = np.sort(scipy.sparse.linalg.eigsh(matrix, 4, which=which, tol=1e-12)[0])
+    assert found.converged.all()
+    np.testing.assert_allclose(found.eigenvalues, expected, atol=1e-11)
+    residuals = np.linalg.norm(matrix @ found.eigenvectors - found.eigenvectors * found.eigenvalues[None], axis=0)
+    np.testing.assert_allclose(found.residuals, residuals, atol=1e-12)
+    assert (residuals <= 1e-9 * np.abs(np.linalg.eigvalsh(matrix)).max()).all()
+    np.testing.assert_allclose(found.eigenvectors.T @ found.eigenvectors, np.eye(4), atol=1e-13)
+
+
+def test_multiple_eigenvalues_are_found_as_often_as_they_are(x64):
+    made = small_digits((64, 5, 10), examples=300, init="zeros", bias=False)
+    whole = data.digits()
+    rate = theory.zero_saddle_rates(whole.x[:300].reshape(300, -1), whole.y[:300], 10)[0]
+    found = curvature.spectrum(made.loss, made.init(jax.random.key(0)), 5)
+    np.testing.assert_allclose(found.eigenvalues, np.full(5, -rate), rtol=1e-9)
+
+
+def test_a_search_that_ends_early_says_so(x64):
+    values = np.concatenate([np.linspace(-1, -0.99, 300), np.linspace(0.5, 1, 100)])
+    loss = quadratic(planted(values))
+    found = curvature.spectrum(loss, jnp.zeros(400), 3, tol=1e-12, max_restarts=1)
+    assert not found.converged.all()
+    near = np.abs(values[:, None] - np.asarray(found.eigenvalues)).min(axis=0)
+    assert (near <= np.asarray(found.residuals) + 1e-13).all()  # an eigenvalue within each residual all the same
+
+
+def test_spectrum_under_vmap_equals_one_by_one(x64):
+    matrices = jnp.asarray(np.stack([planted(np.random.default_rng(i).normal(size=300), i) for i in range(3)]))
+
+    def lowest(matrix):
+        return curvature.spectrum(quadratic(matrix), jnp.zeros(300), 2, tol=1e-10)
+
+    together = jax.jit(jax.vmap(lowest))(matrices)
+    for i in range(3):
+        np.testing.assert_allclose(together.eigenvalues[i], np.linalg.eigvalsh(matrices[i])[:2], atol=1e-12)
+
+
+# Densities and traces
+
+
+def test_moments_and_trace_match_the_matrix_within_their_errors(x64):
+    made = small_digits((64, 3, 10))
+    params = at_random(made)
+    values = np.linalg.eigvalsh(curvature.hessian(made.loss, params))
+    found = curvature.density(made.loss, params, jax.random.key(0), probes=64, depth=20)
+    for j in range(1, 5):
+        mean, error = found.moment(j)
+        assert abs(mean - np.mean(values**j)) < 4 * error
+        assert error < 0.5 * np.mean(np.abs(values) ** j)
+    mean, error = curvature.trace(made.loss, params, jax.random.key(1), products_taken=90)
+    assert abs(mean - values.sum()) < 4 * error
+    exact = curvature.trace(made.loss, params, jax.random.key(1), products_taken=3 * len(values))
+    np.testing.assert_allclose(exact.value, values.sum(), rtol=1e-11)
+    assert exact.error == 0
+
+
+def test_the_quadrature_of_a_probe_is_exact_up_to_its_degree(x64):
+    matrix = planted(np.random.default_rng(0).normal(size=30))
+    found = curvature.density(quadratic(matrix), jnp.zeros(30), jax.random.key(0), probes=3, depth=30)
+    np.testing.assert_allclose(found.weights.sum(1), 1, rtol=1e-12)
+    np.testing.assert_allclose(found.nodes, np.tile(np.linalg.eigvalsh(matrix), (3, 1)), atol=1e-12)
+    total = np.trapezoid(found.smoothed(np.linspace(-6, 6, 2001), 0.1).value, np.linspace(-6, 6, 2001))
+    assert abs(total - 1) < 1e-6
+    assert found.cumulative(np.array([-9.0, 9.0])).value.tolist() == pytest.approx([0, 1], abs=1e-12)
+
+
+def test_sharpness_and_gradient_overlap(x64):
+    values = np.array([-1.0, 0.5, 2.0, 3.0])
+    matrix = planted(values)
+    _, vectors = np.linalg.eigh(matrix)
+    params = jnp.asarray(vectors @ np.array([1.0, 2.0, 0.5, 0.25]))
+    np.testing.assert_allclose(curvature.sharpness(quadratic(matrix), params), 3.0, rtol=1e-12)
+    parts = (values * np.array([1.0, 2.0, 0.5, 0.25])) ** 2
+    for k in (1, 2, 4):
+        found = curvature.gradient_overlap(quadratic(matrix), params, k)
+        np.testing.assert_allclose(found, parts[4 - k :].sum() / parts.sum(), rtol=1e-12)
+
+
+# Bad input
+
+
+def bowl(params):
+    return jnp.sum(params**2)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: curvature.hessian(lambda p: p, jnp.ones(3)),
+            TypeError,
+            r"loss: expected one real number, got float32 of",
+        ),
+        (
+            lambda: curvature.hessian(lambda p: (p,), jnp.ones(3)),
+            TypeError,
+            "loss: expected one real number, got tuple",
+        ),
+        (lambda: curvature.inertia(bowl, jnp.arange(3)), TypeError, "params: expected arrays of floats, got int32"),
+        (lambda: curvature.hessian(bowl, jnp.ones(0)), ValueError, "params: expected at least one number"),
+        (lambda: curvature.hvp(bowl, jnp.ones(3), jnp.ones(2)), ValueError, "v: expected a pytree like params"),
+        (lambda: curvature.spectrum(bowl, jnp.ones(3), 4), ValueError, "k: expected at most 3"),
+        (lambda: curvature.spectrum(bowl, jnp.ones(3), 0), ValueError, "k: expected an integer >= 1"),
+        (lambda: curvature.spectrum(bowl, jnp.ones(3), 1, "LM"), ValueError, "which: expected one of SA, LA, BE"),
+        (lambda: curvature.spectrum(bowl, jnp.ones(3), 1, tol=0.0), ValueError, "tol: expected a finite number > 0"),
+        (lambda: curvature.inertia(bowl, jnp.ones(3), band=0.0), ValueError, "band: expected a finite number > 0"),
+        (lambda: curvature.inertia(bowl, jnp.ones(3), band=-1.0), ValueError, "band: expected a finite number > 0"),
+        (lambda: curvature.inertia(bowl, jnp.ones(3), method="lu"), ValueError, "method: expected one of auto, ldl"),
+        (
+            lambda: curvature.inertia(bowl, jnp.ones(3), null=jnp.ones((2, 1))),
+            ValueError,
+            r"null: expected shape \(3, k\)",
+        ),
+        (
+            lambda: jax.jit(lambda p: curvature.inertia(bowl, p, method="ldl"))(jnp.ones(3)),
+            ValueError,
+            "under jit or vmap",
+        ),
+        (lambda: curvature.gauss_newton(bowl, jnp.ones(3)), TypeError, "loss: expected a Composite"),
+        (lambda: curvature.density(bowl, jnp.ones(3), jax.random.key(0), probes=1), ValueError, "probes: expected"),
+        (lambda: curvature.trace(bowl, jnp.ones(3), jax.random.key(0), products_taken=8), ValueError, "products_taken"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_matrix_that_does_not_fit_names_what_it_needs_and_the_way_out():
+    many = int((memory_bytes() / 4) ** 0.5)
+    big = jax.ShapeDtypeStruct((many,), jnp.float32)
+    with pytest.raises(MemoryError, match=rf"{many} parameters need .* GiB.*inertia with method='lanczos'"):
+        jax.eval_shape(lambda p: curvature.hessian(bowl, p), big)
+    with pytest.raises(MemoryError, match="use method='lanczos'"):
+        jax.eval_shape(lambda p: curvature.inertia(bowl, p, method="eigenvalues"), big)
