@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from experiments import escape_against_scale
+from experiments import (
+    baldi_hornik,
+    bulk_and_outliers,
+    convex_softmax_regression,
+    escape_against_scale,
+    index_in_twenty_thousand,
+    zero_saddle_index,
+)
 from experiments.claim import Claim
 from jaxsoft import theory
 
@@ -45,3 +53,69 @@ def test_a_claim_computes_its_own_verdict():
     assert Claim("a", "b", 10.0, 10.2, 0.03).passed
     assert not Claim("a", "b", 10.0, 10.4, 0.03).passed
     assert not Claim("a", "b", 10.0, float("nan"), 0.03).passed
+
+
+def verdicts(experiment, config, results):
+    return [claim.passed for claim in experiment.claims(results, config)]
+
+
+def test_softmax_regression_has_index_zero_and_keeps_its_bound(x64, monkeypatch):
+    config = convex_softmax_regression.Config(datasets=("iris", "wine"), points=20)
+    results = convex_softmax_regression.main(config)
+    assert all(verdicts(convex_softmax_regression, config, results))
+    assert convex_softmax_regression.plot(results, config).get_xlabel()
+    right = theory.bohning_bound
+    monkeypatch.setattr(theory, "bohning_bound", lambda *a: 0.1 * right(*a))  # a bound that is too small
+    results = convex_softmax_regression.main(config)
+    assert not all(verdicts(convex_softmax_regression, config, results))
+
+
+def test_the_index_of_the_zero_saddle_at_small_widths(x64, monkeypatch):
+    config = zero_saddle_index.Config(datasets=("iris",), widths=(1, 3))
+    results = zero_saddle_index.main(config)
+    assert all(verdicts(zero_saddle_index, config, results))
+    assert zero_saddle_index.plot(results, config).get_xlabel()
+    right = theory.zero_saddle_rates
+    monkeypatch.setattr(theory, "zero_saddle_rates", lambda *a: 1.01 * right(*a)[:1])
+    assert verdicts(zero_saddle_index, config, results) == [False, True, True, False]
+
+
+def test_every_critical_point_of_a_small_autoencoder(x64, monkeypatch):
+    config = baldi_hornik.Config(widths=(("random 4 x 5", 3),))
+    results = baldi_hornik.main(config)
+    assert results["random 4 x 5"].sizes["point"] == 15
+    assert all(verdicts(baldi_hornik, config, results))
+    assert baldi_hornik.plot(results, config).get_xlabel()
+    right = theory.baldi_hornik
+    monkeypatch.setattr(theory, "baldi_hornik", lambda *a: (right(*a)[0] + 1, right(*a)[1]))
+    assert not verdicts(baldi_hornik, config, baldi_hornik.main(config))[0]
+
+
+def test_the_autoencoder_of_the_digits_has_2517_critical_points():
+    assert len(baldi_hornik.subsets(16, 4)) == 2517
+
+
+def test_the_index_of_a_wide_net_at_a_small_width_resumes(x64, tmp_path, monkeypatch):
+    small = {"dataset": "iris", "hidden": 4, "learning_rate": 0.1, "steps": (0, 30)}
+    config = index_in_twenty_thousand.Config(**small)
+    kept = tmp_path / "kept.json"
+    results = index_in_twenty_thousand.main(config, kept=kept)
+    assert all(verdicts(index_in_twenty_thousand, config, results))
+    assert index_in_twenty_thousand.plot(results, config).get_xlabel()
+    monkeypatch.setattr(index_in_twenty_thousand, "measure", None)  # nothing is measured again
+    assert index_in_twenty_thousand.main(config, kept=kept) == results
+    with pytest.raises(TypeError):
+        index_in_twenty_thousand.main(index_in_twenty_thousand.Config(**small, seed=1), kept=kept)
+
+
+def test_outliers_and_overlap_at_a_small_size(x64):
+    config = bulk_and_outliers.Config(
+        classes=(6,), blob_hidden=12, blob_steps=200, dataset="iris", hidden=4, batch_size=8, learning_rate=0.3,
+        steps=300, record_every=50, runs=1,
+    )  # fmt: skip
+    results = bulk_and_outliers.main(config)
+    by_name = {claim.name: claim for claim in bulk_and_outliers.claims(results, config)}
+    assert by_name["6 blobs: outliers, C - 1 give or take a quarter"].passed
+    assert 0 <= bulk_and_outliers.late(results, "8") <= 1
+    assert bulk_and_outliers.plot(results, config).get_xlabel()
+    assert bulk_and_outliers.outliers(np.array([9.0, 8.0, 1.0, 0.9])) == 2
