@@ -11,18 +11,15 @@ small scales; at 1e-3 the second way down still adds a few steps. A few minutes 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-import jax
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from experiments.claim import Claim, show
-from jaxsoft import data, models, optimizers, plateau, problem, sweep, theory, train
+from experiments import script
+from experiments.claim import Claim
+from jaxsoft import data, models, optimizers, plateau, problem, style, sweep, theory, train
 from jaxsoft.process import Process
 
 BETA = 0.9
@@ -91,7 +88,7 @@ def claims(results: xr.Dataset, config: Config) -> list[Claim]:
 
 def plot(results: xr.Dataset, config: Config, *, ax: Axes | None = None) -> Axes:
     """Escape time against scale: every run a dot, theory's slope a line through the rightmost mean."""
-    ax = ax or Figure(figsize=(6, 4), layout="constrained").subplots()
+    ax = style.axes(ax)
     expected = steps_per_decade(config)
     scales = results["scale"].to_numpy()
     for name, marker, colour in zip(config.optimizers, "osD", ("#0072B2", "#D55E00", "#009E73"), strict=False):
@@ -108,13 +105,4 @@ def plot(results: xr.Dataset, config: Config, *, ax: Axes | None = None) -> Axes
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    chosen = Config()
-    found = main(chosen, progress=True)
-    show(claims(found, chosen))
-    target = Path("results/escape_against_scale.png")
-    target.parent.mkdir(exist_ok=True)
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    plot(found, chosen, ax=figure.subplots())
-    figure.savefig(target, dpi=150)
-    print(target)
+    script.run("escape_against_scale", Config(), main, claims, plot)

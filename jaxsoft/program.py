@@ -1,7 +1,9 @@
 """One kind of process as compiled programs: many lanes side by side, in segments, on every device.
 
 A lane knows nothing of the others. Lanes are vmapped in blocks whose working set fits the cache, one block on each
-device; a block's width never changes, so a lane's numbers do not depend on how many lanes there are.
+device; a block's width never changes, so a lane's numbers do not depend on how many lanes there are. Where a lane
+decomposes matrices on a CPU, the lanes of a block run one after the other: LAPACK gains nothing from a batch, and in
+some versions of jaxlib batches of several devices wait for each other for ever.
 """
 
 from __future__ import annotations
@@ -170,14 +172,23 @@ class Program:
 
         return jax.jit(one).lower(self.lane, self._lane_arguments()[2])
 
-    def fingerprint(self) -> str:
-        """A hash of what one lane computes (start and step, with the data), the same in every process."""
+    @functools.cached_property
+    def _text(self) -> str:
+        """What one lane computes, start and step with the data, as a program."""
 
         def first(key: jax.Array, run: jax.Array, numbers: Numbers) -> Lane:
             return start(self._made(numbers), key, run)
 
-        texts = [self._lowered_step.as_text(), jax.jit(first).lower(*self._lane_arguments()).as_text()]
-        return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+        return self._lowered_step.as_text() + jax.jit(first).lower(*self._lane_arguments()).as_text()
+
+    def fingerprint(self) -> str:
+        """A hash of what one lane computes, the same in every process."""
+        return hashlib.sha256(self._text.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def one_by_one(self) -> bool:
+        """Whether the lanes of a block run one after the other."""
+        return self.devices[0].platform == "cpu" and "@lapack_" in self._text
 
     def plan(self, record_every: int, lanes: int, width: int | None = None, like: Plan | None = None) -> Plan:
         """Sizes from the operations of one step and the memory of one lane, both asked of the compiler.
@@ -239,7 +250,8 @@ class Program:
             if width == 1:  # without the batch dimension matrix products stay plain
                 alone = function(shared, *jax.tree.map(lambda x: x[0], lanes))
                 return jax.tree.map(lambda x: x[None], alone)
-            return jax.vmap(functools.partial(function, shared))(*lanes)
+            one = functools.partial(function, shared)
+            return jax.lax.map(lambda lane: one(*lane), lanes) if self.one_by_one else jax.vmap(one)(*lanes)
 
         per_lane = PartitionSpec("lanes")
 

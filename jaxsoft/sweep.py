@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from jaxsoft import checks
 from jaxsoft.axes import Axes, Block, Grid, Seeds, Static
@@ -313,18 +314,20 @@ class _Engine:
         program.compile(program.plan(self.record_every, self.grid.lanes, width, first))
         self.report.say(name)
         partial = self.store.load_partial()
-        for i in todo:
-            work = Work(program, self.times, len(chunks[i]))
-            mark = np.array([number, i])
-            if partial is not None and np.array_equal(partial["mark"], mark):
-                work.from_arrays(program, partial)
-                partial = None
-            else:
-                work.packs = list(self._packs(program, chunks[i].lanes))
-            self._run_chunk(program, chunks[i], work, mark)
-            self.store.commit(block.index, chunks[i].rows, chunks[i].columns, work.values)
-            self.store.drop_partial()
-            self.report.finished(len(chunks[i]), work.diverged)
+        # Devices of a CPU that all call LAPACK would otherwise fight for the same cores.
+        with threadpool_limits(1 if len(program.devices) > 1 else None, user_api="blas"):
+            for i in todo:
+                work = Work(program, self.times, len(chunks[i]))
+                mark = np.array([number, i])
+                if partial is not None and np.array_equal(partial["mark"], mark):
+                    work.from_arrays(program, partial)
+                    partial = None
+                else:
+                    work.packs = list(self._packs(program, chunks[i].lanes))
+                self._run_chunk(program, chunks[i], work, mark)
+                self.store.commit(block.index, chunks[i].rows, chunks[i].columns, work.values)
+                self.store.drop_partial()
+                self.report.finished(len(chunks[i]), work.diverged)
 
     def _packs(self, program: Program, lanes: np.ndarray) -> Iterator[Pack]:
         """Start the lanes of a chunk, in packs of one size; the last one is filled up with copies."""
