@@ -1,8 +1,9 @@
 """jaxsoft: why a softmax classifier stalls, and when it will move again.
 
 The modules are the table of contents: ``jaxsoft.softmax``, ``jaxsoft.losses``, ``jaxsoft.models``, ``jaxsoft.data``,
-``jaxsoft.problem``, ``jaxsoft.optimizers``, ``jaxsoft.train``, ``jaxsoft.sweep``, ``jaxsoft.plateau``. They are loaded
-on first use, so that ``import jaxsoft`` and the command line's help do not wait for jax.
+``jaxsoft.problem``, ``jaxsoft.optimizers``, ``jaxsoft.train``, ``jaxsoft.sweep``, ``jaxsoft.curvature``,
+``jaxsoft.plateau``. They are loaded on first use, so that ``import jaxsoft`` and the command line's help do not wait
+for jax.
 
 Notation used throughout: z logits (C,), p = softmax(z) probabilities, y labels, θ parameters, η learning rate,
 n examples, d inputs, C classes.
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "checks",
+    "curvature",
     "data",
     "files",
     "groups",
@@ -26,6 +28,7 @@ _MODULES = (
     "optimizers",
     "plateau",
     "plot",
+    "plot_curvature",
     "problem",
     "process",
     "recipe",

@@ -55,10 +55,10 @@ def plot_spectrum(eigenvalues: npt.ArrayLike, found: Inertia, *, outliers: int =
     ticks = [(0.0, "0"), *((sign * 10.0**p, f"{minus}$10^{{{p}}}$") for minus, sign, p in signed)]
     ax.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
     ax.set_yscale("symlog", linthresh=1)
-    ax.set_ylim(0, 3.0 * max(int(counts.max()), 2))
+    ax.set_ylim(0, 1.5 * max(int(counts.max()), 2))
     ax.set_xlabel("eigenvalue of the Hessian")
     ax.set_ylabel("number of eigenvalues")
-    ax.legend(frameon=False, fontsize="small", loc="upper left")
+    ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return ax
 
 

@@ -2,8 +2,8 @@
 
 A lane knows nothing of the others. Lanes are vmapped in blocks whose working set fits the cache, one block on each
 device; a block's width never changes, so a lane's numbers do not depend on how many lanes there are. Where a lane
-decomposes matrices on a CPU, the lanes of a block run one after the other: LAPACK gains nothing from a batch, and in
-some versions of jaxlib batches of several devices wait for each other for ever.
+decomposes matrices on a CPU, the lanes of a block run one after the other: LAPACK gains nothing from a batch, and
+before jaxlib 0.12 batches on several devices wait for each other for ever.
 """
 
 from __future__ import annotations
@@ -174,12 +174,17 @@ class Program:
 
     @functools.cached_property
     def _text(self) -> str:
-        """What one lane computes, start and step with the data, as a program."""
+        """What one lane computes, start, step and outcome with the data, as a program."""
 
         def first(key: jax.Array, run: jax.Array, numbers: Numbers) -> Lane:
             return start(self._made(numbers), key, run)
 
-        return self._lowered_step.as_text() + jax.jit(first).lower(*self._lane_arguments()).as_text()
+        def last(lane: Lane, numbers: Numbers) -> Outcome:
+            return outcome(self._made(numbers), lane, self.limit)
+
+        shapes = self._lane_arguments()
+        lowered = [self._lowered_step, jax.jit(first).lower(*shapes), jax.jit(last).lower(self.lane, shapes[2])]
+        return "".join(part.as_text() for part in lowered)
 
     def fingerprint(self) -> str:
         """A hash of what one lane computes, the same in every process."""

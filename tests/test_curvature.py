@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import matfree.decomp
+import matfree.eig
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -388,6 +390,20 @@ def test_extreme_eigenpairs_match_scipy_and_their_residuals(x64, which):
     np.testing.assert_allclose(found.residuals, residuals, atol=1e-12)
     assert (residuals <= 1e-9 * np.abs(np.linalg.eigvalsh(matrix)).max()).all()
     np.testing.assert_allclose(found.eigenvectors.T @ found.eigenvectors, np.eye(4), atol=1e-13)
+
+
+def test_extreme_eigenvalues_match_matfree_on_the_same_products(x64):
+    made = small_digits((64, 6, 10), scale=0.5)
+    params = at_random(made, scale=0.2)
+    flat, unravel = ravel_pytree(params)
+
+    def product(v):
+        return ravel_pytree(curvature.hvp(made.loss, params, unravel(v)))[0]
+
+    lanczos_of_theirs = matfree.eig.eigh_partial(matfree.decomp.tridiag_sym(100))
+    theirs = np.sort(lanczos_of_theirs(product, jax.random.normal(jax.random.key(3), flat.shape))[0])
+    ours = curvature.spectrum(made.loss, params, 4, "BE", tol=1e-9)
+    np.testing.assert_allclose(ours.eigenvalues, [*theirs[:2], *theirs[-2:]], atol=1e-10)
 
 
 def test_multiple_eigenvalues_are_found_as_often_as_they_are(x64):

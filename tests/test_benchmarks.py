@@ -1,0 +1,57 @@
+"""The benchmarks at a tiny size: what they report is measured, and a wrong answer is not called right."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments.benchmarks import curvature
+
+
+def tiny(**changes):
+    return curvature.Config(cases=(("10-5-10", 1), ("10-5-10", 3)), repeats=2, least_time=0.0, peer_points=2, **changes)
+
+
+def test_every_installed_tool_is_accurate_and_has_its_ratio(x64):
+    config = tiny(tools=("jaxsoft", "matfree", "jax.hessian", "pyhessian"))
+    out = io.StringIO()
+    rows = curvature.main(config, Console(file=out, width=150))
+    ours = [row for row in rows if row.tool == "jaxsoft"]
+    assert len(ours) == 2 * len(curvature.TASKS)
+    for row in ours:
+        assert row.good
+        assert len(row.warm) == 2
+        assert 0 < min(row.warm) < row.cold
+    assert {row.verdict for row in ours if row.task == curvature.INDEX} == {"certified"}
+    assert all(row.good for row in rows if row.tool in ("matfree", "jax.hessian"))
+    multiplied = [row for row in rows if row.tool == "matfree" and "3 points" in row.case]
+    assert {row.calls for row in multiplied} == {"2 points x 1.5"}
+    curvature.show(rows, Console(file=out, width=150))
+    assert "best peer" in out.getvalue()
+
+
+def test_wrong_answers_are_not_good():
+    config = tiny()
+    values = np.linspace(-1.0, 2.0, 8)
+    known = [(np.diag(values), values)]
+    unit = np.eye(8)
+    right = curvature.Found(values[None, -5:], unit[None, :, -5:])
+    assert curvature.judge(right, curvature.LARGEST, known, config)[0] < 1e-15
+    others = curvature.Found(values[None, :5], unit[None, :, :5])  # eigenpairs, but not those that were meant
+    assert curvature.judge(others, curvature.LARGEST, known, config)[0] > 0.5
+    turned = curvature.Found(values[None, -5:], unit[None, :, :5])  # the right values with wrong vectors
+    assert curvature.judge(turned, curvature.LARGEST, known, config)[0] > 0.5
+    negative = int(np.sum(values < 0))
+    for index, good in ((negative, True), (negative - 1, False)):
+        error, verdict = curvature.judge(curvature.Found(index=np.array([index])), curvature.INDEX, known, config)
+        assert curvature.is_good(error, verdict, config.tol) is good
+    lost = curvature.Found(np.full((1, 5), np.nan))
+    assert curvature.judge(lost, curvature.LARGEST, known, config) == (np.inf, "not converged")
+
+
+def test_single_precision_is_refused():
+    with pytest.raises(ValueError, match="jax_enable_x64"):
+        curvature.main(tiny())
