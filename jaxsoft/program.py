@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import chex
 import jax
@@ -25,11 +26,16 @@ from jaxsoft.process import DIVERGED, MAX_STEPS, RUNNING, Info, Process, State
 
 SEGMENT_FLOPS = 1e10  # one segment of one device: about a second of small-net work on one core
 CACHE_BYTES = 2**19  # what a block of lanes should fit in on a CPU: half of a common second-level cache
+BLOCK_BYTES = 2**25  # what lanes that run one after the other may hold together
 CPU_WIDTH, ACCELERATOR_WIDTH = 128, 4096  # the most lanes worth having side by side on a device
 
 Numbers = dict[str, jax.Array]
 Records = dict[str, jax.Array]
 Factory = Callable[..., Process[State]]
+Made = TypeVar("Made")
+
+MOST_COMPILED = 32
+_COMPILED: OrderedDict[tuple[Hashable, str], Any] = OrderedDict()
 
 
 class Lane(NamedTuple, Generic[State]):
@@ -200,18 +206,17 @@ class Program:
 
         A kind whose step costs within a factor of two of another's takes that plan's width, and spares a compilation.
         """
-        costs = self._lowered_step.cost_analysis() or {}
-        flops = max(float(costs.get("flops", 0.0)), 1.0)
+        flops = self._compiled_once("flops", self._flops)
         state_bytes = _bytes(self.lane)
         lane_bytes = state_bytes
         if width is None and like is not None and 0.5 <= flops / like.flops <= 2.0:
             width, lane_bytes = like.width, like.lane_bytes
         if width is None:
-            memory = self._lowered_step.compile().memory_analysis()
-            lane_bytes += memory.temp_size_in_bytes if memory is not None else 0
+            lane_bytes += self._compiled_once("memory", self._scratch_bytes)
             on_cpu = self.devices[0].platform == "cpu"
             most = CPU_WIDTH if on_cpu else ACCELERATOR_WIDTH
-            room = CACHE_BYTES // max(lane_bytes, 1) if on_cpu else most
+            fitting = BLOCK_BYTES if self.one_by_one else CACHE_BYTES
+            room = fitting // max(lane_bytes, 1) if on_cpu else most
             needed = -(-lanes // len(self.devices))
             width = max(1, min(most, _power_of_two_below(room), _power_of_two_above(needed)))
         budget = max(1, int(SEGMENT_FLOPS / (flops * width)))
@@ -219,9 +224,31 @@ class Program:
         looks = max(1, min(budget // interval, -(-int(self.limit) // interval), 4096))
         return Plan(width, interval, looks, flops, lane_bytes)
 
+    def _flops(self) -> float:
+        return max(float((self._lowered_step.cost_analysis() or {}).get("flops", 0.0)), 1.0)
+
+    def _scratch_bytes(self) -> int:
+        memory = self._lowered_step.compile().memory_analysis()
+        return memory.temp_size_in_bytes if memory is not None else 0
+
+    def _compiled_once(self, what: Hashable, make: Callable[[], Made]) -> Made:
+        """What was made for the same computation before. A callback's text does not say which function it calls."""
+        if "callback" in self._text:
+            return make()
+        key = (what, self.fingerprint())
+        if key not in _COMPILED:
+            while len(_COMPILED) >= MOST_COMPILED:
+                _COMPILED.popitem(last=False)
+            _COMPILED[key] = make()
+        _COMPILED.move_to_end(key)
+        return _COMPILED[key]
+
     def compile(self, plan: Plan) -> None:
         """Compile the start and the segment for the planned sizes, once."""
         self.plan_used = plan
+        self._start, self._segment = self._compiled_once(plan, lambda: self._compile(plan))
+
+    def _compile(self, plan: Plan) -> tuple[jax.stages.Compiled, jax.stages.Compiled]:
         lanes = plan.width * len(self.devices)
 
         def begin(key: jax.Array, run: jax.Array, numbers: Numbers) -> Lane:
@@ -240,10 +267,9 @@ class Program:
 
         key, run, numbers = self._lane_arguments()
         many = functools.partial(self._many, lanes)
-        self._start = self._sharded(begin, plan.width).lower(key, many(run), many(numbers)).compile()
-        self._segment = (
-            self._sharded(segment, plan.width, donate=1).lower(self.limit, many(self.lane), many(numbers)).compile()
-        )
+        starting = self._sharded(begin, plan.width).lower(key, many(run), many(numbers))
+        running = self._sharded(segment, plan.width, donate=1).lower(self.limit, many(self.lane), many(numbers))
+        return starting.compile(), running.compile()
 
     def _many(self, lanes: int, tree: object) -> object:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((lanes, *x.shape), x.dtype, sharding=self.sharding), tree)

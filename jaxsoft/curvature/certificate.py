@@ -24,7 +24,7 @@ from jaxsoft.curvature.lanczos import lengths, random_krylov
 from jaxsoft.curvature.products import Composite, Loss, Params, check, check_memory, hessian, memory_bytes, products
 
 METHODS = ("auto", "ldl", "eigenvalues", "lanczos")
-EIGENVALUES_SIZE = 64  # up to so many parameters all eigenvalues are as quick as four factorisations
+EIGENVALUES_SIZE = 256  # up to so many parameters all eigenvalues are as quick as four factorisations
 LANCZOS_WIDTH, LANCZOS_BLOCKS = 16, 20
 INDEPENDENT = 1e-3  # null directions with a smaller singular value count as dependent
 
@@ -97,8 +97,6 @@ def inertia(
     if band is not None:
         checks.positive("band", band)
     checks.one_of("method", method, METHODS)
-    if null is None and isinstance(loss, Composite) and loss.null is not None:
-        null = loss.null(params)
     if null is not None and (null.ndim != 2 or null.shape[0] != size):
         raise ValueError(f"null: expected shape ({size}, k), got {null.shape}")
     transformed = any(checks.traced(leaf) for leaf in jax.tree.leaves((params, band)))
@@ -108,11 +106,29 @@ def inertia(
         raise ValueError("method: expected 'eigenvalues' or 'lanczos' under jit or vmap, got 'ldl'")
     with jax.default_matmul_precision("highest"):
         if method == "lanczos":
-            return _by_lanczos(loss, params, size, dtype, band, null, key)
+            return _by_lanczos(loss, params, size, dtype, band, _flat(loss, params, null), key)
         check_memory(size, dtype, 3 if method == "ldl" else 4, "use method='lanczos'")
         if method == "eigenvalues":
-            return _by_eigenvalues(hessian(loss, params), band, null)
-        return _by_factors(jax.jit(hessian, static_argnums=0)(loss, params), band, null)
+            return _all_eigenvalues(loss, params, band, null)
+        matrix, flat = _matrix(loss, params, null)
+        return _by_factors(matrix, band, flat)
+
+
+def _flat(loss: Loss, params: Params, null: jax.Array | None) -> jax.Array | None:
+    """Directions that should be flat: those given, or those that a ``Composite`` knows."""
+    if null is None and isinstance(loss, Composite) and loss.null is not None:
+        return loss.null(params)
+    return null
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _matrix(loss: Loss, params: Params, null: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+    return hessian(loss, params), _flat(loss, params, null)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _all_eigenvalues(loss: Loss, params: Params, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:
+    return _by_eigenvalues(hessian(loss, params), band, _flat(loss, params, null))
 
 
 def _choose(size: int, dtype: jnp.dtype, transformed: bool) -> str:
