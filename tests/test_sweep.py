@@ -181,7 +181,7 @@ def test_infinity_that_was_there_before_is_no_divergence():
 
 
 def test_one_compilation_however_many_chunks_and_lanes():
-    def traced(lanes, chunk):
+    def traced(lanes, chunk, factor):
         count = 0
 
         def process(eta):
@@ -190,14 +190,20 @@ def test_one_compilation_however_many_chunks_and_lanes():
             def counted(state):
                 nonlocal count
                 count += 1
-                return step(state)
+                following, info = step(state)
+                return following._replace(params=factor * following.params), info
 
             return Process(init, counted)
 
-        sweep.run(process, {"eta": [0.1], "run": sweep.Seeds(lanes)}, seed=0, steps=9, width=2, chunk=chunk)
-        return count
+        ds = sweep.run(process, {"eta": [0.1], "run": sweep.Seeds(lanes)}, seed=0, steps=9, width=2, chunk=chunk)
+        return count, ds
 
-    assert traced(4, 4) == traced(64, 4) == traced(3, 4)
+    first, other = traced(4, 4, 1.0), traced(4, 4, 0.5)
+    assert first[0] == other[0] == traced(64, 4, 0.75)[0] == traced(3, 4, 0.25)[0]
+    assert not np.allclose(first[1]["final_params"], other[1]["final_params"])
+    again, same = traced(4, 2, 1.0)  # computed before: not compiled again, whatever the Python function's identity
+    assert again < first[0]
+    xr.testing.assert_identical(same.drop_attrs(), first[1].drop_attrs())
 
 
 def test_the_compiled_segment_is_traced_once(monkeypatch):
