@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import jax
@@ -35,12 +36,10 @@ class Model(NamedTuple, Generic[Params]):
 
     init: ``key -> params``, from a typed key (``jax.random.key``); params is any pytree of arrays.
     apply: ``(params, x) -> logits`` (C,), for ONE example x.
-    activation: the name of φ where the model is ``mlp``, whose curvature has a closed form; None elsewhere.
     """
 
     init: Callable[[jax.Array], Params]
     apply: Callable[[Params, jax.typing.ArrayLike], jax.Array]
-    activation: str | None = None
 
 
 class Layer(NamedTuple):
@@ -141,18 +140,26 @@ def mlp(
     ((10,), 2410)
     """
     n = _sizes("sizes", sizes, at_least=2, meaning="at least 2 layer sizes (inputs, ..., classes)")
-    phi = ACTIVATIONS[checks.one_of("activation", activation, ACTIVATIONS)]
+    checks.one_of("activation", activation, ACTIVATIONS)
     shapes = [(n_out, n_in) for n_in, n_out in itertools.pairwise(n)]
+    return Model(_initialiser(shapes, init=init, scale=scale, bias=bias), Perceptron(n[0], activation))
 
-    def apply(params: Layers, x: jax.typing.ArrayLike) -> jax.Array:
+
+@dataclass(frozen=True)
+class Perceptron:
+    """The forward pass of ``mlp``, (params, x) -> logits; curvature has a closed form where it finds one."""
+
+    inputs: int
+    activation: str
+
+    def __call__(self, params: Layers, x: jax.typing.ArrayLike) -> jax.Array:
+        phi = ACTIVATIONS[self.activation]
         h = jnp.ravel(x)
-        if h.size != n[0]:
-            raise ValueError(f"x: expected {n[0]} features, got {h.size}")
+        if h.size != self.inputs:
+            raise ValueError(f"x: expected {self.inputs} features, got {h.size}")
         for layer in params[:-1]:
             h = phi(_affine(layer, h))
         return _affine(params[-1], h)
-
-    return Model(_initialiser(shapes, init=init, scale=scale, bias=bias), apply, activation)
 
 
 def softmax_regression(

@@ -27,6 +27,8 @@ def plot_spectrum(eigenvalues: npt.ArrayLike, found: Inertia, *, outliers: int =
     counted = sum(int(n) for n in (found.negative, found.zero, found.positive, found.undecided, found.null))
     if values.shape != (counted,) or not np.isfinite(values).all():
         raise ValueError(f"eigenvalues: expected {counted} finite numbers, as many as found counts, got {values.shape}")
+    if not np.isfinite(found.bound):
+        raise ValueError("found: expected the certificate of a finite Hessian, got a bound of nan")
     checks.count("outliers", outliers, at_least=0, at_most=values.size)
     ax = style.axes(ax)
     band = float(found.band)
@@ -67,7 +69,7 @@ def plot_density(found: Density, *, width: float | None = None, points: int = 40
     two standard errors over the random vectors; logarithmic, as the bulk is thousands of times the outliers."""
     nodes = np.asarray(found.nodes)
     low, high = float(nodes.min()), float(nodes.max())
-    span = max(high - low, np.finfo(nodes.dtype).tiny)
+    span = high - low if high - low > 1e-6 * max(abs(low), abs(high)) else max(abs(low), abs(high)) or 1.0
     width = span / 50 if width is None else float(checks.positive("width", width))
     grid = np.linspace(low - 4 * width, high + 4 * width, checks.count("points", points, at_least=2))
     mean, error = (np.asarray(x) for x in found.smoothed(grid, width))

@@ -18,7 +18,7 @@ import optax
 from jaxsoft import checks, losses
 from jaxsoft.curvature import Composite, layered
 from jaxsoft.data import Dataset
-from jaxsoft.models import ACTIVATIONS, Layers, Model
+from jaxsoft.models import ACTIVATIONS, Layers, Model, Perceptron
 
 Params = optax.Params
 
@@ -108,8 +108,8 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
         cost=lambda logits: losses.cost(logits, y),
         penalty=penalty if penalised else None,
     )
-    if model.activation is not None:
-        loss = _with_mlp_curvature(loss, model.activation, x, y, l2 if penalised else None)
+    if isinstance(model.apply, Perceptron):
+        loss = _with_mlp_curvature(loss, model.apply.activation, x, y, l2 if penalised else None)
     return Problem(init=model.init, loss=loss, batch_loss=batch_loss, num_examples=len(dataset.y))
 
 

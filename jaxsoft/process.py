@@ -60,18 +60,28 @@ def evaluate(measure: Callable[[Params], dict[str, jax.Array]], points: Params) 
 
         ds = sweep.run(process.evaluate(measure, points), {"point": range(n)}, seed=0, steps=1)    # ds.final_...
 
-    ``points`` is a pytree with n points along the first axis of every leaf. A point whose result is not a number ends
-    as diverged, and its results stay zero; the others are not touched.
+    ``points`` is a pytree with n points along the first axis of every leaf. A point whose result is not a number, or a
+    number that names none of the n, ends as diverged, and its results stay zero; the others are not touched.
+    Raises ValueError where the leaves differ in n, TypeError where ``measure`` does not return a dict of arrays.
     """
     import jax
     import jax.numpy as jnp
 
+    points = jax.tree.map(jnp.asarray, points)
+    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(points)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"points: expected the same number of points in every leaf, got {sorted(lengths)}")
+    [count] = lengths
     like = jax.eval_shape(measure, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), points))
+    if not isinstance(like, dict) or not all(hasattr(value, "dtype") for value in like.values()):
+        got = "an array" if hasattr(like, "dtype") else type(like).__name__
+        raise TypeError(f"measure: expected a dict of arrays by name, got {got}")
 
     def process(point: float | jax.Array) -> Process:
         def init(key: jax.Array) -> tuple[Params, dict[str, jax.Array], jax.Array]:
             index = jnp.asarray(point).round().astype(jnp.int32)
-            here = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], points)
+            known = (index == point) & (index >= 0) & (index < count)
+            here = jax.tree.map(lambda leaf: jnp.where(known, leaf[index], _nothing(leaf.dtype)), points)
             return here, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like), jnp.zeros((), jnp.int32)
 
         def step(state: tuple[Params, dict[str, jax.Array], jax.Array]) -> tuple[object, Info]:
@@ -81,3 +91,10 @@ def evaluate(measure: Callable[[Params], dict[str, jax.Array]], points: Params) 
         return Process(init, step)
 
     return process
+
+
+def _nothing(dtype: jax.typing.DTypeLike) -> float:
+    """NaN where the type has one."""
+    import jax.numpy as jnp
+
+    return float("nan") if jnp.issubdtype(dtype, jnp.inexact) else 0

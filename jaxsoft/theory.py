@@ -5,6 +5,7 @@ Notation: curvature -λ along a way down (λ > 0), learning rate η, g = ηλ, m
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,8 +78,8 @@ def bohning_bound(x: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.float64]
     classes at zero weights H = B. Böhning (1992), "Multinomial logistic regression algorithm".
     """
     inputs = np.asarray(x, np.float64)
-    if inputs.ndim != 2 or not len(inputs):
-        raise ValueError(f"x: expected shape (n, d), got {inputs.shape}")
+    if inputs.ndim != 2 or not len(inputs) or not np.isfinite(inputs).all():
+        raise ValueError(f"x: expected finite numbers of shape (n, d), got shape {inputs.shape}")
     checks.count("num_classes", num_classes, at_least=2)
     bound = np.kron(0.5 * (np.eye(num_classes) - 1.0 / num_classes), inputs.T @ inputs / len(inputs))
     return np.asarray(bound, np.float64)
@@ -98,8 +99,10 @@ def baldi_hornik(s: npt.ArrayLike, chosen: Sequence[int], width: int) -> tuple[i
     (3, 5.0)
     """
     values = np.asarray(s, np.float64)
-    kept = sorted(set(chosen))
-    if values.ndim != 1 or len(kept) != len(chosen) or not all(0 <= i < len(values) for i in kept):
+    if values.ndim != 1 or not (np.isfinite(values) & (values > 0)).all() or len(np.unique(values)) < values.size:
+        raise ValueError(f"s: expected different singular values > 0, got {s}")
+    kept = sorted({operator.index(i) for i in chosen})
+    if len(kept) != len(chosen) or not all(0 <= i < len(values) for i in kept):
         raise ValueError(f"chosen: expected different indices in [0, {values.size}), got {list(chosen)}")
     if len(kept) > checks.count("width", width):
         raise ValueError(f"chosen: expected at most {width} (the width), got {len(kept)}")

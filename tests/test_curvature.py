@@ -508,7 +508,7 @@ def bowl(params):
         (
             lambda: curvature.inertia(bowl, jnp.ones(3), null=jnp.ones((2, 1))),
             ValueError,
-            r"null: expected shape \(3, k\)",
+            r"null: expected floats of shape \(3, k\)",
         ),
         (
             lambda: jax.jit(lambda p: curvature.inertia(bowl, p, method="ldl"))(jnp.ones(3)),
@@ -532,3 +532,112 @@ def test_a_matrix_that_does_not_fit_names_what_it_needs_and_the_way_out():
         jax.eval_shape(lambda p: curvature.hessian(bowl, p), big)
     with pytest.raises(MemoryError, match="use method='lanczos'"):
         jax.eval_shape(lambda p: curvature.inertia(bowl, p, method="eigenvalues"), big)
+
+
+# What is easily got wrong
+
+
+@pytest.mark.parametrize("size", [6, 300])
+@pytest.mark.parametrize("scale", [1e-290, 1e-170, 1e-100, 1e100, 1e170, 1e290])
+@pytest.mark.parametrize("method", ["ldl", "eigenvalues", "lanczos"])
+def test_no_scale_of_the_loss_changes_the_index(x64, size, scale, method):
+    matrix = jnp.asarray(planted(np.where(np.arange(size) < size // 3, -1.0, 2.0) * np.linspace(1, 2, size)))
+
+    def scaled(t):
+        return 0.5 * (t @ (scale * matrix) @ t)
+
+    found = curvature.inertia(scaled, jnp.zeros(size), method=method)
+    if method == "lanczos":
+        assert 0 < found.negative <= size // 3
+    else:
+        assert (found.negative, found.positive, found.undecided) == (size // 3, size - size // 3, 0)
+    lowest = curvature.spectrum(scaled, jnp.zeros(size), 1)
+    assert lowest.converged.all()
+    exact = scale * np.linalg.eigvalsh(matrix)[0]
+    assert abs(lowest.eigenvalues[0] - exact) <= lowest.residuals[0] + 1e-13 * abs(exact)
+
+
+def test_pairs_of_pivots_at_any_scale(x64):
+    swaps = jnp.kron(jnp.eye(3), jnp.array([[0.0, 1.0], [1.0, 0.0]]))
+    for scale in (1e-170, 1.0, 1e200):
+        found = curvature.inertia(lambda t, c=scale: 0.5 * (t @ (c * swaps) @ t), jnp.zeros(6), method="ldl")
+        assert (found.negative, found.positive) == (3, 3)
+
+
+def test_a_loss_that_changes_is_looked_at_again(x64):
+    sign = 1.0
+
+    def loss(t):
+        return sign * jnp.sum(t**2)
+
+    for method in ("eigenvalues", "ldl", "lanczos"):
+        sign = 1.0
+        assert curvature.inertia(loss, jnp.zeros(3), method=method).negative == 0
+        sign = -1.0
+        assert curvature.inertia(loss, jnp.zeros(3), method=method).negative == 3
+
+
+@pytest.mark.parametrize("method", ["eigenvalues", "ldl"])
+def test_dependent_hints_count_once_in_single_precision(method):
+    matrix = planted(np.concatenate([np.zeros(1), np.linspace(1, 2, 14), -np.linspace(1, 2, 15)])).astype(np.float32)
+    flat = np.linalg.eigh(matrix.astype(np.float64))[1][:, 15].astype(np.float32)
+    hints = jnp.asarray(np.outer(flat, np.linspace(1, 2, 60)))
+    found = curvature.inertia(quadratic(matrix), jnp.zeros(30, jnp.float32), method=method, null=hints)
+    assert (found.negative, found.positive, found.null) == (15, 14, 1)
+    made = problem.classification(models.deep_linear([4, 20, 3], init="glorot"), data.iris())
+    found = curvature.inertia(made.loss, made.init(jax.random.key(0)), method=method)
+    assert found.undecided >= 0
+    total = found.negative + found.zero + found.positive + found.undecided + found.null
+    assert total == 4 * 20 + 20 * 3
+
+
+def test_the_index_under_a_vmapped_penalty(x64):
+    model = models.mlp((4, 40, 3), init="glorot")
+    params = model.init(jax.random.key(0))
+
+    def index(l2):
+        return curvature.inertia(problem.classification(model, data.iris(), l2).loss, params).negative
+
+    strengths = jnp.array([0.0, 0.1, 10.0])
+    together = jax.vmap(index)(strengths)
+    assert list(together) == [int(index(float(l2))) for l2 in strengths]
+    assert together[2] < together[0]
+
+
+def test_another_forward_pass_loses_the_closed_form(x64):
+    model = models.mlp((4, 3, 3), init="glorot")
+    doubled = model._replace(apply=lambda params, x: 2 * model.apply(params, x))
+    made = problem.classification(doubled, data.iris())
+    params = at_random(made)
+    np.testing.assert_allclose(curvature.hessian(made.loss, params), dense_by_jax(made.loss, params), atol=1e-12)
+
+
+def test_points_that_are_not_there(x64):
+    points = jnp.arange(4.0)
+    evaluated = process.evaluate(lambda p: {"twice": 2 * p}, points)
+    ds = sweep.run(evaluated, {"point": [0, 3, 4, -1, 1.4]}, seed=0, steps=1)
+    assert ds["status"].to_numpy().tolist() == [CONVERGED, CONVERGED, DIVERGED, DIVERGED, DIVERGED]
+    np.testing.assert_array_equal(ds["final_twice"][:2], [0, 6])
+    with pytest.raises(ValueError, match="points: expected the same number of points in every leaf"):
+        process.evaluate(lambda p: {"x": p[0]}, (jnp.zeros(4), jnp.zeros(2)))
+    with pytest.raises(TypeError, match="measure: expected a dict of arrays by name, got an array"):
+        process.evaluate(lambda p: 3.0, points)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda f, p: curvature.inertia(f, p, null=[[1.0], [0.0]]), ValueError, r"null: expected floats of shape \(3"),
+        (lambda f, p: curvature.inertia(f, p, null=jnp.full((3, 1), jnp.nan)), ValueError, "null: expected finite"),
+        (lambda f, p: curvature.inertia(f, p, band=1e-50), ValueError, "band: expected a number > 0 in float32"),
+        (lambda f, p: curvature.inertia(3, p), TypeError, "loss: expected a function of params, got int"),
+        (lambda f, p: curvature.inertia(f, "abc"), TypeError, "params: expected arrays of floats.*got str"),
+        (lambda f, p: curvature.inertia(f, p.astype(jnp.bfloat16)), TypeError, "params: .* got bfloat16"),
+        (lambda f, p: curvature.spectrum(f, p, 1, max_restarts=-1), ValueError, "max_restarts: expected an integer"),
+        (lambda f, p: theory.baldi_hornik([2.0, 2.0], [0], 1), ValueError, "s: expected different singular values"),
+    ],
+    ids=range(8),
+)
+def test_more_bad_arguments(call, error, match):
+    with pytest.raises(error, match=match):
+        call(lambda t: jnp.sum(t**2), jnp.zeros(3, jnp.float32))

@@ -12,7 +12,8 @@ about 1e-15 ‖H‖ in float64, far inside the default band.
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +21,12 @@ import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from jaxsoft import checks
-from jaxsoft.curvature.lanczos import lengths, random_krylov
+from jaxsoft.curvature.lanczos import exponent, lengths, random_krylov, scaled
 from jaxsoft.curvature.products import Composite, Loss, Params, check, check_memory, hessian, memory_bytes, products
 
 METHODS = ("auto", "ldl", "eigenvalues", "lanczos")
-EIGENVALUES_SIZE = 256  # up to so many parameters all eigenvalues are as quick as four factorisations
+# Up to so many parameters all eigenvalues are as quick as four factorisations, which always take float64.
+EIGENVALUES_SIZE = {"float32": 64, "float64": 256}
 LANCZOS_WIDTH, LANCZOS_BLOCKS = 16, 20
 INDEPENDENT = 1e-3  # null directions with a smaller singular value count as dependent
 
@@ -96,45 +98,68 @@ def inertia(
     size, dtype = check(loss, params)
     if band is not None:
         checks.positive("band", band)
+        if not checks.traced(band) and not 0 < float(np.asarray(band, dtype)) < np.inf:
+            raise ValueError(f"band: expected a number > 0 in {dtype}, got {band}")
     checks.one_of("method", method, METHODS)
-    if null is not None and (null.ndim != 2 or null.shape[0] != size):
-        raise ValueError(f"null: expected shape ({size}, k), got {null.shape}")
-    transformed = any(checks.traced(leaf) for leaf in jax.tree.leaves((params, band)))
-    if method == "auto":
-        method = _choose(size, dtype, transformed)
-    if method == "ldl" and transformed:
-        raise ValueError("method: expected 'eigenvalues' or 'lanczos' under jit or vmap, got 'ldl'")
+    null = _hint(null, size)
+    if method == "auto" and 3 * size**2 * 8 > memory_bytes():
+        method = "lanczos"
     with jax.default_matmul_precision("highest"):
         if method == "lanczos":
-            return _by_lanczos(loss, params, size, dtype, band, _flat(loss, params, null), key)
-        check_memory(size, dtype, 3 if method == "ldl" else 4, "use method='lanczos'")
+            null = loss.null(params) if null is None and isinstance(loss, Composite) and loss.null else null
+            return _by_lanczos(loss, params, size, dtype, band, null, key)
+        check_memory(size, dtype, 4 if method == "eigenvalues" else 3, "use method='lanczos'")
+        matrix, flat = loss.dense(params) if isinstance(loss, Composite) else (hessian(loss, params), None)
+        flat = flat if null is None else null
+        transformed = any(checks.traced(x) for x in (matrix, flat, band))
+        if method == "auto":
+            few = size <= EIGENVALUES_SIZE[jnp.dtype(dtype).name]
+            method = "eigenvalues" if transformed or few else "ldl"
         if method == "eigenvalues":
-            return _all_eigenvalues(loss, params, band, null)
-        matrix, flat = _matrix(loss, params, null)
-        return _by_factors(matrix, band, flat)
+            return _eigenvalues(matrix, band, flat)
+        if transformed:
+            raise ValueError("method: expected 'eigenvalues' or 'lanczos' under jit or vmap, got 'ldl'")
+        return _in_units_of_one(_by_factors, matrix, band, flat)
 
 
-def _flat(loss: Loss, params: Params, null: jax.Array | None) -> jax.Array | None:
-    """Directions that should be flat: those given, or those that a ``Composite`` knows."""
-    if null is None and isinstance(loss, Composite) and loss.null is not None:
-        return loss.null(params)
+def _hint(null: jax.Array | None, size: int) -> jax.Array | None:
+    """Directions that a person says are flat, as an array."""
+    if null is None:
+        return None
+    null = jnp.asarray(null)
+    if null.ndim != 2 or null.shape[0] != size or not jnp.issubdtype(null.dtype, jnp.floating):
+        raise ValueError(f"null: expected floats of shape ({size}, k), got {null.dtype} of shape {null.shape}")
+    if not checks.traced(null) and not jnp.isfinite(null).all():
+        raise ValueError("null: expected finite numbers, got NaN or infinity")
     return null
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _matrix(loss: Loss, params: Params, null: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-    return hessian(loss, params), _flat(loss, params, null)
+def _in_units_of_one(
+    certify: Callable[..., Inertia], matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None
+) -> Inertia:
+    """The certificate of 2⁻ᵉ H, its largest entry about 1, so that no square under- or overflows."""
+    dtype, e = matrix.dtype, exponent(matrix)
+    if not checks.traced(e) and e == 0:
+        return certify(matrix, band, null)
+    return _in_units(certify(jnp.ldexp(matrix, -e), _band_inside(band, e, dtype), null), band, e)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _all_eigenvalues(loss: Loss, params: Params, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:
-    return _by_eigenvalues(hessian(loss, params), band, _flat(loss, params, null))
+def _band_inside(band: float | jax.Array | None, e: jax.Array, dtype: jnp.dtype) -> jax.Array | None:
+    """The band for 2⁻ᵉ H; beyond the range of the type it makes no difference which."""
+    limits = jnp.finfo(dtype)
+    return None if band is None else jnp.clip(jnp.ldexp(jnp.asarray(band, dtype), -e), limits.tiny, limits.max)
 
 
-def _choose(size: int, dtype: jnp.dtype, transformed: bool) -> str:
-    if transformed or size <= EIGENVALUES_SIZE:
-        return "eigenvalues"
-    return "ldl" if 3 * size**2 * 8 <= memory_bytes() else "lanczos"
+def _in_units(found: Inertia, band: float | jax.Array | None, e: jax.Array) -> Inertia:
+    """The certificate of H from that of 2⁻ᵉ H."""
+    dtype = found.band.dtype
+    given = jnp.ldexp(found.band, e) if band is None else jnp.asarray(band, dtype)
+    return replace(found, band=given, bound=jnp.ldexp(found.bound.astype(dtype), e))
+
+
+@jax.jit
+def _eigenvalues(matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:
+    return _in_units_of_one(_by_eigenvalues, matrix, band, null)
 
 
 def _band(given: float | jax.Array | None, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -150,26 +175,29 @@ def _verdict(
     """Put certified counts (below, inside, above the band, known null) together. What they leave out of P is undecided,
     and so is everything of a broken matrix."""
     below, inside, above, null = (jnp.where(finite, x, 0).astype(jnp.int32) for x in counts)
+    null = jnp.minimum(null, size - below - above)
     inside = jnp.maximum(inside, null)
     undecided = size - below - inside - above
     bound = jnp.where(finite, bound, jnp.nan)
     return Inertia(below, inside - null, above, undecided, null, band, bound, method)
 
 
-def _known_null(dead: jax.Array, null: jax.Array | None, image: jax.Array | None, band: jax.Array) -> jax.Array:
+def _known_null(
+    dead: jax.Array, null: jax.Array | None, image: jax.Array | None, band: jax.Array, rounding: float | jax.Array
+) -> jax.Array:
     """How many independent flat directions are known: rows of zeros, and what is flat in the span of ``null`` beside
-    them. U (P, k) is a basis of that, orthonormal; j singular values of H U up to band/√k put j eigenvalues of H inside
-    the band."""
+    them. U (P, k) is an orthonormal basis of that; j singular values of H U up to band/√k, less what ``rounding`` in H
+    times the given directions can change, put j eigenvalues of H inside the band."""
     count = jnp.sum(dead)
     if null is None or image is None:
         return count
     length = lengths(null)
     unit = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)[None]
-    alive = jnp.where(dead[:, None], 0, null * unit)
-    squares, mix = jnp.linalg.eigh(alive.T @ alive)
-    independent = squares > INDEPENDENT**2
-    scaled = (image * unit) @ mix * jnp.where(independent, jax.lax.rsqrt(jnp.where(independent, squares, 1)), 0)[None]
-    steep = jnp.linalg.svd(scaled, compute_uv=False) > band / np.sqrt(len(squares))
+    _, sines, mix = jnp.linalg.svd(jnp.where(dead[:, None], 0, null * unit), full_matrices=False)
+    independent = sines > INDEPENDENT
+    scaled = (image * unit) @ mix.T * jnp.where(independent, 1 / jnp.where(independent, sines, 1), 0)[None]
+    limit = band - rounding / jnp.min(jnp.where(independent, sines, 1), initial=1)
+    steep = jnp.linalg.svd(scaled, compute_uv=False) > limit / np.sqrt(len(sines))
     return count + jnp.sum(independent) - jnp.sum(steep)
 
 
@@ -194,7 +222,7 @@ def _by_eigenvalues(matrix: jax.Array, band: float | jax.Array | None, null: jax
         jnp.sum(values < -band - bound),
         jnp.sum(jnp.abs(values) <= band - bound),
         jnp.sum(values > band + bound),
-        _known_null(~jnp.any(matrix != 0, axis=1), null, image, band),
+        _known_null(~jnp.any(matrix != 0, axis=1), null, image, band, 2 * size * unit * frobenius),
     )
     return _verdict(size, counts, finite, band, bound, "eigenvalues")
 
@@ -207,9 +235,11 @@ def _by_factors(matrix: jax.Array, given: float | None, null: jax.Array | None) 
         nan = jnp.asarray(jnp.nan, dtype)
         band = nan if given is None else jnp.asarray(given, dtype)
         return _verdict(size, (nothing,) * 4, jnp.asarray(False), band, nan, "ldl")
-    band, dead, known = _before_factors(matrix, given, null)
-    alive = np.flatnonzero(~np.asarray(dead))
     whole = np.asarray(matrix, np.float64)
+    image = None if null is None else whole @ np.asarray(null, np.float64)
+    rounding = 2 * size * _floor(whole)
+    band, dead, known = _before_factors(matrix, given, null, image, rounding)
+    alive = np.flatnonzero(~np.asarray(dead))
     part = whole if len(alive) == size else whole[np.ix_(alive, alive)]
     edge = float(band)
     found, bound = _counts_below(part, [(-edge, -1), (-edge, +1), (edge, -1), (edge, +1)])
@@ -221,12 +251,12 @@ def _by_factors(matrix: jax.Array, given: float | None, null: jax.Array | None) 
 
 @jax.jit
 def _before_factors(
-    matrix: jax.Array, given: float | None, null: jax.Array | None
+    matrix: jax.Array, given: float | None, null: jax.Array | None, image: jax.Array | None, rounding: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The band, which rows are zero, and the known null directions."""
+    """The band, which rows are zero, and the number of known null directions, from H times them."""
     band = _band(given, _norm(matrix) if given is None else jnp.ones((), matrix.dtype), matrix.dtype)
     dead = ~jnp.any(matrix != 0, axis=1)
-    return band, dead, _known_null(dead, null, None if null is None else matrix @ null, band)
+    return band, dead, _known_null(dead, null, image, band, rounding)
 
 
 def _counts_below(matrix: np.ndarray, edges: list[tuple[float, int]]) -> tuple[list[int], float]:
@@ -334,7 +364,7 @@ def _by_lanczos(
 ) -> Inertia:
     """Lower bounds: by Courant and Fischer H has at least as many eigenvalues below -band as its projection on any
     subspace. ε covers what the basis lacks of orthonormality, and the rounding of the projection."""
-    apply = products(loss, params)
+    apply, e = scaled(products(loss, params), size, dtype)
     width = min(LANCZOS_WIDTH, size)
     blocks = max(1, min(LANCZOS_BLOCKS, size // width))
     basis, image = random_krylov(apply, size, dtype, width, blocks, jax.random.key(0) if key is None else key)
@@ -346,11 +376,12 @@ def _by_lanczos(
     unit = jnp.finfo(dtype).eps / 2
     rounding = 4 * (size + len(values)) * unit * jnp.linalg.norm(jnp.where(finite, image, 0))
     bound = 2 * skew * scale + rounding
-    band = _band(given, scale, dtype)
+    band = _band(_band_inside(given, e, dtype), scale, dtype)
     counts = (
         jnp.sum(values < -band - bound),
         jnp.zeros((), jnp.int32),
         jnp.sum(values > band + bound),
-        _known_null(jnp.zeros(size, bool), null, None if null is None else apply(null), band),
+        _known_null(jnp.zeros(size, bool), null, None if null is None else apply(null), band, rounding),
     )
-    return _verdict(size, counts, finite, band, bound, "lanczos")
+    found = _verdict(size, counts, finite, band, bound, "lanczos")
+    return _in_units(found, given, e)

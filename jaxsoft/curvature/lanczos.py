@@ -14,6 +14,7 @@ import numpy as np
 from jaxsoft import checks
 from jaxsoft.curvature.products import Flat, Loss, Params, check, hessian, products
 
+MODERATE = 30  # exponents of two up to which nothing is scaled
 DENSE_SIZE = 256  # up to so many parameters the whole matrix is cheaper than a search
 KEEP = 2  # blocks of Ritz vectors kept over a restart
 BLOCKS = 12  # blocks in the subspace
@@ -44,6 +45,13 @@ class _Search(NamedTuple):
     left: jax.Array
     scale: jax.Array
     cycles: jax.Array
+
+
+def exponent(x: jax.Array) -> jax.Array:
+    """The e for which the largest |x| is about 2ᵉ, or 0 where squares are far from under- and overflow anyway."""
+    largest = jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0))
+    found = jnp.frexp(largest)[1]
+    return jnp.where((largest > 0) & (jnp.abs(found) > MODERATE), found, 0)
 
 
 def lengths(columns: jax.Array) -> jax.Array:
@@ -96,10 +104,22 @@ def spectrum(
     checks.one_of("which", which, ["SA", "LA", "BE"])
     tol = checks.positive("tol", (1e-6 if dtype == jnp.float64 else 1e-4) if tol is None else tol)
     key = jax.random.key(0) if key is None else key
+    checks.count("max_restarts", max_restarts, at_least=0)
     with jax.default_matmul_precision("highest"):
         if size <= max(DENSE_SIZE, (BLOCKS + 1) * k):
-            return _dense(hessian(loss, params), _wanted(size, k, which), tol)
-        return _search(products(loss, params), size, dtype, k, which, tol, key, max_restarts)
+            matrix = hessian(loss, params)
+            unit = exponent(matrix)
+            found = _dense(jnp.ldexp(matrix, -unit), _wanted(size, k, which), tol)
+        else:
+            apply, unit = scaled(products(loss, params), size, dtype)
+            found = _search(apply, size, dtype, k, which, tol, key, max_restarts)
+    return found._replace(eigenvalues=jnp.ldexp(found.eigenvalues, unit), residuals=jnp.ldexp(found.residuals, unit))
+
+
+def scaled(apply: Flat, size: int, dtype: jnp.dtype) -> tuple[Flat, jax.Array]:
+    """2⁻ᵉ H as a map, and e, from the size of one product."""
+    unit = exponent(apply(jax.random.normal(jax.random.key(0), (size, 1), dtype)))
+    return lambda v: jnp.ldexp(apply(v), -unit), unit
 
 
 def _wanted(size: int, k: int, which: str) -> np.ndarray:

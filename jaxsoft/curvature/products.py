@@ -6,7 +6,9 @@ A loss is ``loss(params) -> scalar`` of any pytree of floats. Vectors and matric
 
 from __future__ import annotations
 
+import functools
 import math
+import numbers
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,13 +47,23 @@ class Composite:
         cost = self.cost(self.outputs(params))
         return cost if self.penalty is None else cost + self.penalty(params)
 
+    @functools.cached_property
+    def dense(self) -> Callable[[Params], tuple[jax.Array, jax.Array | None]]:
+        """params -> the Hessian and the directions that are flat by symmetry, compiled once."""
+        return jax.jit(lambda params: (hessian(self, params), None if self.null is None else self.null(params)))
+
 
 def check(loss: Loss, params: Params) -> tuple[int, jnp.dtype]:
     """The number of parameters P and their common type; raises for what has no Hessian."""
+    if not callable(loss):
+        raise TypeError(f"loss: expected a function of params, got {type(loss).__name__}")
     leaves = jax.tree.leaves(params)
     for leaf in leaves:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(f"params: expected arrays of floats, got {jnp.result_type(leaf)}")
+        got = (
+            jnp.result_type(leaf) if hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number) else type(leaf).__name__
+        )
+        if got not in (jnp.float32, jnp.float64):
+            raise TypeError(f"params: expected arrays of floats, got {got}")
     size = sum(math.prod(jnp.shape(leaf)) for leaf in leaves)
     if size == 0:
         raise ValueError("params: expected at least one number, got none")
