@@ -47,6 +47,7 @@ class _Search(NamedTuple):
     cycles: jax.Array
 
 
+@jax.jit  # without copies of a large matrix
 def exponent(x: jax.Array) -> jax.Array:
     """The e for which the largest |x| is about 2ᵉ, or 0 where squares are far from under- and overflow anyway."""
     largest = jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0))
