@@ -612,6 +612,15 @@ def test_another_forward_pass_loses_the_closed_form(x64):
     np.testing.assert_allclose(curvature.hessian(made.loss, params), dense_by_jax(made.loss, params), atol=1e-12)
 
 
+def test_the_index_of_many_points_in_words(x64):
+    def diagonal(values):
+        return curvature.inertia(lambda t: 0.5 * jnp.sum(values * t**2), jnp.zeros(3))
+
+    found = jax.vmap(diagonal)(jnp.array([[-1.0, -2.0, 3.0], [1.0, 2.0, 3.0]]))
+    assert str(found) == "index 0 to 2 at 2 points (undecided at most 0; eigenvalues)"
+    assert str(diagonal(jnp.array([-1.0, -2.0, 3.0]))).startswith("index 2 (positive 1, zero 0, known null 0")
+
+
 def test_points_that_are_not_there(x64):
     points = jnp.arange(4.0)
     evaluated = process.evaluate(lambda p: {"twice": 2 * p}, points)

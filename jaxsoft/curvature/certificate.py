@@ -63,6 +63,10 @@ class Inertia:
 
     def __str__(self) -> str:
         least = "at least " if self.method == "lanczos" else ""
+        if np.ndim(self.negative):
+            low, high, unsure = np.min(self.negative), np.max(self.negative), np.max(self.undecided)
+            points = np.size(self.negative)
+            return f"index {least}{low} to {high} at {points} points (undecided at most {unsure}; {self.method})"
         return (
             f"index {least}{self.negative} (positive {self.positive}, zero {self.zero}, known null {self.null}, "
             f"undecided {self.undecided}; band {self.band:.2g}, bound {self.bound:.1g}, {self.method})"
