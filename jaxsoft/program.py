@@ -35,7 +35,7 @@ Factory = Callable[..., Process[State]]
 Made = TypeVar("Made")
 
 MOST_COMPILED = 32
-_COMPILED: OrderedDict[tuple[Hashable, str], Any] = OrderedDict()
+_COMPILED: OrderedDict[tuple[Hashable, ...], Any] = OrderedDict()
 
 
 class Lane(NamedTuple, Generic[State]):
@@ -235,7 +235,8 @@ class Program:
         """What was made for the same computation before. A callback's text does not say which function it calls."""
         if "callback" in self._text:
             return make()
-        key = (what, self.fingerprint())
+        names = jax.tree.structure((self.lane, self.outcome, self._number_dtypes))  # the text knows only places
+        key = (what, names, self.fingerprint())
         if key not in _COMPILED:
             while len(_COMPILED) >= MOST_COMPILED:
                 _COMPILED.popitem(last=False)

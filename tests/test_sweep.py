@@ -389,3 +389,19 @@ def test_lanes_that_decompose_matrices_run_one_after_the_other(x64):
     for run in (0, 65, 127):
         matrix = jax.random.normal(jax.random.fold_in(key, run), (50, 50)) + 2
         np.testing.assert_allclose(ds["final_values"][run], np.linalg.eigvalsh(matrix + matrix.T), atol=1e-11)
+
+
+def test_the_same_computation_under_other_names_is_another_program():
+    def named(record):
+        def process(**numbers):
+            [rate] = numbers.values()
+            return Process(
+                lambda key: jnp.ones(3), lambda s: (s * rate, Info(jnp.zeros((), jnp.int32), {record: s[0]}, {}))
+            )
+
+        return process
+
+    for axis, record in (("rate", "x"), ("speed", "x"), ("speed", "y"), ("rate", "x")):
+        ds = sweep.run(named(record), {axis: [0.5, 2.0]}, seed=0, steps=2)
+        assert ds[record].dims == (axis, "step")
+        np.testing.assert_array_equal(ds[record], [[1, 0.5, 0.25], [1, 2, 4]])
