@@ -68,21 +68,15 @@ def evaluate(measure: Callable[[Params], dict[str, jax.Array]], points: Params) 
     import jax.numpy as jnp
 
     points = jax.tree.map(jnp.asarray, points)
-    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(points)}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(f"points: expected the same number of points in every leaf, got {sorted(lengths)}")
-    [count] = lengths
-    like = jax.eval_shape(measure, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), points))
+    like = jax.eval_shape(measure, points_of("points", points)[1])
     if not isinstance(like, dict) or not all(hasattr(value, "dtype") for value in like.values()):
         got = "an array" if hasattr(like, "dtype") else type(like).__name__
         raise TypeError(f"measure: expected a dict of arrays by name, got {got}")
 
     def process(point: float | jax.Array) -> Process:
         def init(key: jax.Array) -> tuple[Params, dict[str, jax.Array], jax.Array]:
-            index = jnp.asarray(point).round().astype(jnp.int32)
-            known = (index == point) & (index >= 0) & (index < count)
-            here = jax.tree.map(lambda leaf: jnp.where(known, leaf[index], _nothing(leaf.dtype)), points)
-            return here, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like), jnp.zeros((), jnp.int32)
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+            return point_at(points, point), nothing, jnp.zeros((), jnp.int32)
 
         def step(state: tuple[Params, dict[str, jax.Array], jax.Array]) -> tuple[object, Info]:
             here, result, done = state
@@ -91,6 +85,33 @@ def evaluate(measure: Callable[[Params], dict[str, jax.Array]], points: Params) 
         return Process(init, step)
 
     return process
+
+
+def points_of(argument: str, points: Params) -> tuple[int, Params]:
+    """How many points lie along the first axis of every leaf, and the shapes of one; ValueError where leaves differ."""
+    import jax
+    import jax.numpy as jnp
+
+    lengths = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(points)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"{argument}: expected the same number of points in every leaf, got {sorted(lengths)}")
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), points)
+    return lengths.pop(), one
+
+
+def point_at(points: Params, point: float | jax.Array) -> Params:
+    """The point with this (traced) number; NaN where the number names none."""
+    import jax
+    import jax.numpy as jnp
+
+    index = jnp.asarray(point).round().astype(jnp.int32)
+
+    def pick(leaf: jax.Array) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        known = (index == point) & (index >= 0) & (index < len(leaf))
+        return jnp.where(known, leaf[index], _nothing(leaf.dtype))
+
+    return jax.tree.map(pick, points)
 
 
 def _nothing(dtype: jax.typing.DTypeLike) -> float:

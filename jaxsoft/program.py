@@ -201,10 +201,18 @@ class Program:
         """Whether the lanes of a block run one after the other."""
         return self.devices[0].platform == "cpu" and "@lapack_" in self._text
 
-    def plan(self, record_every: int, lanes: int, width: int | None = None, like: Plan | None = None) -> Plan:
+    def plan(
+        self,
+        record_every: int,
+        lanes: int,
+        width: int | None = None,
+        like: Plan | None = None,
+        segment: int | None = None,
+    ) -> Plan:
         """Sizes from the operations of one step and the memory of one lane, both asked of the compiler.
 
         A kind whose step costs within a factor of two of another's takes that plan's width, and spares a compilation.
+        ``segment``: the most steps of a segment, where the compiler's count of a loop's operations would mislead.
         """
         flops = self._compiled_once("flops", self._flops)
         state_bytes = _bytes(self.lane)
@@ -219,7 +227,7 @@ class Program:
             room = fitting // max(lane_bytes, 1) if on_cpu else most
             needed = -(-lanes // len(self.devices))
             width = max(1, min(most, _power_of_two_below(room), _power_of_two_above(needed)))
-        budget = max(1, int(SEGMENT_FLOPS / (flops * width)))
+        budget = max(1, int(SEGMENT_FLOPS / (flops * width))) if segment is None else segment
         interval = max(d for d in range(1, record_every + 1) if record_every % d == 0 and (d <= budget or d == 1))
         looks = max(1, min(budget // interval, -(-int(self.limit) // interval), 4096))
         return Plan(width, interval, looks, flops, lane_bytes)

@@ -9,13 +9,14 @@ status; one that turns non-finite is frozen at its last finite state and never h
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,6 +205,7 @@ def run(
     config: Mapping[str, object] | None = None,
     width: int | None = None,
     chunk: int | None = None,
+    segment: int | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Run a process over every combination of the axes, and return the labelled results.
@@ -220,7 +222,8 @@ def run(
         record_every: steps between records; the last state is recorded too.
         out: a folder for a Zarr store that is written chunk by chunk; the same call on it resumes. None: memory.
         config: plain data kept with the results, and compared on resuming.
-        width, chunk: lanes side by side on a device, and lanes committed at once; planned if not given.
+        width, chunk, segment: lanes side by side on a device, lanes committed at once, and steps between two looks at
+            the clock; planned if not given. A step with a loop inside costs more than the compiler counts: say segment.
         progress: show progress on standard error.
 
     Returns:
@@ -240,7 +243,7 @@ def run(
         raise ValueError(f"record_every: expected at least {least} for {steps} steps, got {record_every}")
     path = _path(out)
     config = _plain_config(config)
-    for name, value in (("width", width), ("chunk", chunk)):
+    for name, value in (("width", width), ("chunk", chunk), ("segment", segment)):
         if value is not None:
             checks.count(name, value)
     grid = Grid(axes)
@@ -262,7 +265,7 @@ def run(
             "versions": _versions("jaxsoft", "jax", "jaxlib", "optax"),
             "program": {str(b.labels): p.fingerprint() for b, p in zip(blocks, programs, strict=True)} if out else {},
         }
-        first = programs[0].plan(record_every, grid.lanes, width)
+        first = programs[0].plan(record_every, grid.lanes, width, segment=segment)
         columns, chunks = _chunks(grid, chunk or _chunk_size(programs[0], first, times, steps))
         about = {
             **config,
@@ -280,7 +283,8 @@ def run(
             store.create(_layout(grid, programs[0], times, columns))
             engine = _Engine(grid, store, report, stop, times, jax.random.key(seed), record_every)
             for number, (block, program) in enumerate(zip(blocks, programs, strict=True)):
-                engine.run_block(number, block, program, chunks, first, width)
+                plan = functools.partial(program.plan, record_every, grid.lanes, width, first, segment)
+                engine.run_block(number, block, program, chunks, plan)
             store.drop_partial()
             dataset = store.dataset()
     dataset["status"].attrs |= {"flag_values": list(range(len(STATUSES))), "flag_meanings": " ".join(STATUSES)}
@@ -299,9 +303,7 @@ class _Engine:
     key: jax.Array
     record_every: int
 
-    def run_block(
-        self, number: int, block: Block, program: Program, chunks: list[Chunk], first: Plan, width: int | None
-    ) -> None:
+    def run_block(self, number: int, block: Block, program: Program, chunks: list[Chunk], plan: Callable[[], Plan]) -> None:
         """Run what is not committed yet of one block."""
         committed = self.store.committed(block.index)
         todo = [i for i, c in enumerate(chunks) if not committed[c.lanes].all()]
@@ -311,14 +313,14 @@ class _Engine:
             return
         name = ", ".join(map(str, block.labels)) or "process"
         self.report.say(f"compiling {name}")
-        program.compile(program.plan(self.record_every, self.grid.lanes, width, first))
+        program.compile(plan())
         self.report.say(name)
         partial = self.store.load_partial()
         # Devices of a CPU that all call LAPACK would otherwise fight for the same cores.
         with threadpool_limits(1 if len(program.devices) > 1 else None, user_api="blas"):
             for i in todo:
                 work = Work(program, self.times, len(chunks[i]))
-                mark = np.array([number, i])
+                mark = np.array([number, i, program.plan_used.width, program.plan_used.interval, program.plan_used.looks])
                 if partial is not None and np.array_equal(partial["mark"], mark):
                     work.from_arrays(program, partial)
                     partial = None

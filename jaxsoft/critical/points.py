@@ -1,0 +1,154 @@
+"""Find critical points, from one start or from thousands in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax.flatten_util import ravel_pytree
+
+from jaxsoft import checks, process, sweep
+from jaxsoft.critical.methods import Method
+from jaxsoft.critical.search import FAILED, VERDICTS, as_method, make_search, resolution
+from jaxsoft.curvature import Inertia, inertia
+from jaxsoft.curvature.products import Loss, Params, check
+from jaxsoft.process import DIVERGED, Process
+
+
+class CriticalPoint(NamedTuple):
+    """The end of a search, or of n searches: then every array has n entries, and ``params`` n points on each leaf.
+
+    params: θ. loss, grad_norm: L(θ) and ‖∇L(θ)‖₂. status: "critical", "gradient_flat", "diverging_to_infinity",
+    "max_steps" or "failed" (see ``judge``); only the first is a critical point. steps: taken. flatness: Frye's r.
+    distance: ‖p‖, the length of the Newton step that is left. inertia: the certified counts of curvatures, or None if
+    they were not asked for; its band covers how much they may change on the way that is left (see ``judge``), so that
+    ``inertia.zero`` > 0 tells a degenerate point.
+    """
+
+    params: Params
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    status: np.ndarray
+    steps: np.ndarray
+    flatness: np.ndarray
+    distance: np.ndarray
+    inertia: Inertia | None
+
+    def __str__(self) -> str:
+        if np.ndim(self.loss):
+            counts = {name: int(np.sum(self.status == name)) for name in VERDICTS}
+            return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+        at = f"{self.status}: loss {self.loss:.6g}, |gradient| {self.grad_norm:.1g} after {self.steps} steps"
+        return at if self.inertia is None else f"{at}; {self.inertia}"
+
+
+def find(
+    loss: Loss,
+    params: Params,
+    method: str | Method = "newton_mr",
+    *,
+    tol: float | None = None,
+    max_steps: int = 200,
+    seed: int = 0,
+    certify: bool = True,
+) -> CriticalPoint:
+    """Search for a critical point of ``loss`` from one start; ``find_all`` says more.
+
+    >>> found = find(lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4, jnp.array([0.1, 0.2]), "newton", tol=1e-4)
+    >>> str(found.status), int(found.inertia.negative)
+    ('critical', 1)
+    """
+    if not all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)):
+        raise ValueError("params: expected a finite start, got NaN or infinity")
+    stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
+    check(loss, params)
+    ds, many = _search(loss, stacked, as_method(method), tol, max_steps, seed, None, False)
+    one = jax.tree.map(lambda leaf: leaf[0], many._replace(status=None))
+    band = resolution(*(jnp.asarray(ds[f"final_{name}"].to_numpy()[0]) for name in ("norm", "drift")))
+    certificate = inertia(loss, one.params, band=band) if certify else None
+    return one._replace(status=many.status[0], inertia=certificate)
+
+
+def find_all(
+    loss: Loss,
+    starts: Params,
+    method: str | Method = "newton_mr",
+    *,
+    tol: float | None = None,
+    max_steps: int = 200,
+    seed: int = 0,
+    certify: bool = True,
+    out: str | Path | None = None,
+    progress: bool = False,
+) -> CriticalPoint:
+    """Search for critical points of ``loss`` from every one of n starts, in one compiled program.
+
+    Args:
+        loss: ``loss(params) -> scalar``, twice differentiable; see ``judge`` for what is not.
+        starts: a pytree with n points along the first axis of every leaf.
+        method: one of ``METHODS``, or a ``Method`` with settings, like ``eigenvector_following(3)``.
+        tol: ‖∇L‖ at a critical point; 1e-8 in float64, 1e-5 in float32.
+        max_steps: of each search.
+        seed: of the noise, for the methods that draw it.
+        certify: count the curvatures at every end with ``curvature.inertia``.
+        out: a folder: the searches survive a crash, and the same call resumes.
+        progress: show progress on standard error.
+
+    A start never vanishes: one that is not finite ends as "failed". Raises ValueError and TypeError for arguments that
+    do not fit, each named.
+    """
+    ds, found = _search(loss, starts, as_method(method), tol, max_steps, seed, out, progress)
+    if not certify:
+        return found
+    norm, drift = (jnp.asarray(ds[f"final_{name}"].to_numpy()) for name in ("norm", "drift"))
+
+    def measure(point: tuple[Params, jax.Array]) -> dict[str, jax.Array]:
+        params, band = point
+        return inertia(loss, params, band=band).arrays()
+
+    ends = (found.params, resolution(norm, drift))
+    axes = {"point": range(len(norm))}
+    counted = sweep.run(process.evaluate(measure, ends), axes, seed=seed, steps=1, progress=progress)
+    names = [field.name for field in dataclasses.fields(Inertia) if field.name != "method"]
+    counts = {name: jnp.asarray(counted[f"final_{name}"].to_numpy()) for name in names}
+    return found._replace(inertia=Inertia(**counts, method="eigenvalues"))
+
+
+def _search(
+    loss: Loss, starts: Params, method: Method, tol: float | None, max_steps: int, seed: int,
+    out: str | Path | None, progress: bool,
+) -> tuple[xr.Dataset, CriticalPoint]:  # fmt: skip
+    checks.count("max_steps", max_steps)
+    count, one = process.points_of("starts", starts)
+    check(loss, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one))
+
+    def search(point: float | jax.Array) -> Process:
+        return make_search(loss, lambda key: process.point_at(starts, point), method, tol=tol)
+
+    ds = sweep.run(
+        search, {"point": range(count)}, seed=seed, steps=max_steps, record_every=max_steps, out=out,
+        segment=method.segment, progress=progress,
+    )  # fmt: skip
+    return ds, from_dataset(ds, one)
+
+
+def from_dataset(ds: xr.Dataset, like: Params) -> CriticalPoint:
+    """The ends of the searches in a sweep of ``make_search`` with one axis; ``like``: a pytree of one point's shapes."""
+    unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))[1]
+    last = ds.isel(step=-1)
+    code = np.where(ds["status"].to_numpy() == DIVERGED, FAILED, ds["final_verdict"].to_numpy())
+    return CriticalPoint(
+        params=jax.vmap(unravel)(jnp.asarray(ds["final_params"].to_numpy())),
+        loss=last["loss"].to_numpy(),
+        grad_norm=last["grad_norm"].to_numpy(),
+        status=np.array(VERDICTS)[code],
+        steps=ds["steps"].to_numpy(),
+        flatness=ds["final_flatness"].to_numpy(),
+        distance=ds["final_distance"].to_numpy(),
+        inertia=None,
+    )

@@ -1,0 +1,187 @@
+"""A search for a point of zero gradient as a process, and its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxsoft import checks
+from jaxsoft.critical.methods import METHODS, Iterate, Memory, Method, Surface, _choose
+from jaxsoft.critical.minres import minres
+from jaxsoft.curvature.products import Loss, Params, check, flatten_loss, hessian, product
+from jaxsoft.process import CONVERGED, RUNNING, Info, Process
+
+VERDICTS = ("critical", "gradient_flat", "diverging_to_infinity", "max_steps", "failed")
+CRITICAL, GRADIENT_FLAT, DIVERGING_TO_INFINITY, MAX_STEPS, FAILED = range(5)
+
+FLAT = 0.9  # r above which a point is gradient-flat (Frye et al. 2021)
+NEAR = 1e-2  # a critical point is at most so far, relative to 1 + ‖θ‖
+OUTWARD_STEPS = 3
+VERDICT_PRODUCTS = 1000
+PROBES = 8  # random vectors behind ‖H‖_F
+NUMBERS = ("flatness", "distance", "norm", "drift")
+
+
+class SearchState(NamedTuple):
+    """Where a search stands, what its method remembers, whether it is stuck, the key of its noise, its steps."""
+
+    at: Iterate
+    memory: Memory
+    stuck: jax.Array
+    key: jax.Array
+    step: jax.Array
+
+
+class Verdict(NamedTuple):
+    """code: into ``VERDICTS``. flatness: Frye's r. distance: ‖p‖, the length of the Newton step that is left.
+
+    norm: ‖H‖_F. drift: ‖H(θ + 4 p) - H(θ)‖_F, how much the curvatures may still change on the way to the point itself.
+    """
+
+    code: jax.Array
+    flatness: jax.Array
+    distance: jax.Array
+    norm: jax.Array
+    drift: jax.Array
+
+
+def as_method(method: str | Method) -> Method:
+    """A method by name, or as it is."""
+    if isinstance(method, Method):
+        return method
+    if not isinstance(method, str):
+        raise TypeError(f"method: expected a name or a Method, got {type(method).__name__}")
+    return METHODS[checks.one_of("method", method, METHODS)]()
+
+
+def surface_of(loss: Loss, like: Params) -> Surface:
+    """A loss of pytrees like ``like`` (arrays or their shapes) in flat coordinates."""
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    flat, _ = flatten_loss(loss, zeros)
+    unravel = ravel_pytree(zeros)[1]
+
+    def at(theta: jax.Array) -> Iterate:
+        return Iterate(theta, *jax.value_and_grad(flat)(theta))
+
+    return Surface(
+        at=at,
+        product=lambda theta: product(loss, unravel(theta)),
+        hessian=lambda theta: hessian(loss, unravel(theta)),
+    )
+
+
+def default_tol(dtype: jnp.dtype) -> float:
+    """‖g‖ below which a point counts as critical: 1e-8 in float64, 1e-5 (‖g‖² < 1e-10) in float32."""
+    return 1e-8 if dtype == jnp.float64 else 1e-5
+
+
+def make_search(
+    loss: Loss, init: Callable[[jax.Array], Params], method: str | Method = "newton_mr", *, tol: float | None = None
+) -> Process[SearchState]:
+    """A search for a critical point of ``loss`` from ``init(key)``, as ``(init, step)``.
+
+    Records ``loss`` and ``grad_norm`` = ‖∇L‖₂; at the end also ``params`` (P,) in the order of ``jax.tree.leaves``,
+    ``verdict`` (a place in ``VERDICTS``; see ``judge``), ``flatness`` (r) and ``distance`` (‖p‖). A search ends as
+    converged where ‖∇L‖ <= tol, or where its method is stuck. ``tol`` is 1e-8 in float64 and 1e-5 in float32, whose
+    rounding seldom allows more: use float64.
+
+    Raises TypeError for a loss that is not one real number or parameters that are not floats, ValueError for an unknown
+    method or a tol that is not positive.
+    """
+    chosen = as_method(method)
+    like = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    _, dtype = check(loss, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
+    tolerance = checks.positive("tol", default_tol(dtype) if tol is None else tol)
+    surface = surface_of(loss, like)
+
+    def begin(key: jax.Array) -> SearchState:
+        draw, noise = jax.random.split(key)
+        with jax.default_matmul_precision("highest"):
+            at = surface.at(ravel_pytree(init(draw))[0])
+        return SearchState(at, chosen.start(at), jnp.zeros((), jnp.bool_), noise, jnp.zeros((), jnp.int32))
+
+    def step(state: SearchState) -> tuple[SearchState, Info]:
+        with jax.default_matmul_precision("highest"):
+            key = jax.random.fold_in(state.key, state.step)
+            at, memory, stuck = chosen.move(surface, state.at, state.memory, key)
+            grad_norm = jnp.linalg.norm(state.at.grad)
+            found = (grad_norm <= tolerance) & chosen.settled(state.memory)
+            done = jnp.where(found | state.stuck, CONVERGED, RUNNING).astype(jnp.int32)
+            seen = judge(surface, state.at, tolerance, state.stuck)
+        final = {"params": state.at.theta, "verdict": seen.code, **{n: getattr(seen, n) for n in NUMBERS}}
+        record = {"loss": state.at.loss, "grad_norm": grad_norm}
+        return SearchState(at, memory, stuck, state.key, state.step + 1), Info(done, record, final)
+
+    return Process(begin, step)
+
+
+def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Array) -> Verdict:
+    """What kind of point a search has come to. With the minimum-residual Newton step p of the Hessian H,
+
+        r = ‖H p + g‖ / (‖H‖_F ‖p‖ + ‖g‖),      Frobenius norms from 8 random products each
+
+    critical: ‖g‖ <= tol, r <= 0.9 and the critical point is near, ‖p‖ <= 0.01 (1 + ‖θ‖); or g is mere rounding.
+    gradient_flat: g lies in the kernel of H, r > 0.9 (Frye et al. 2021, "Critical point-finding methods reveal
+    gradient-flat regions of deep network losses"), or ‖g‖ <= tol with the critical point far away.
+    diverging_to_infinity: three Newton steps in a row lead outwards, lower both the loss and ‖g‖, and do not become
+    shorter: on separable data the gradient vanishes only at infinity.
+    failed: stuck for another reason; max_steps: none of these, the search would have gone on.
+
+    Where Newton's steps only shrink by a constant factor (a degenerate point, H singular there) 4 p reaches beyond the
+    point, so that eigenvalues of H that vanish there are at most 2 ``drift`` here.
+
+    Where the loss is not twice differentiable (ReLU) H is that of the smooth piece around θ. A minimum at a kink has no
+    zero gradient near it and ends as gradient_flat or failed, but for a search that lands on the kink itself, where
+    automatic differentiation makes up a derivative.
+    """
+    most = min(4 * at.theta.size, VERDICT_PRODUCTS)
+    tiny = jnp.finfo(at.loss.dtype).tiny
+
+    def newton_step(where: Iterate) -> tuple[jax.Array, jax.Array]:
+        solved = minres(surface.product(where.theta), -where.grad, tol=1e-6, max_steps=most)
+        return solved.x, solved.residual
+
+    slope, size = jnp.linalg.norm(at.grad), jnp.linalg.norm(at.theta)
+    probes = jax.random.normal(jax.random.key(0), (PROBES, at.theta.size), at.theta.dtype)
+
+    def images(theta: jax.Array) -> jax.Array:
+        return jax.vmap(surface.product(theta))(probes)
+
+    def frobenius(images: jax.Array) -> jax.Array:
+        return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(images), axis=1)))
+
+    here = images(at.theta)
+    norm = frobenius(here)
+    p, residual = newton_step(at)
+    drift = frobenius(images(at.theta + 4 * p) - here)
+    length = jnp.linalg.norm(p)
+    flatness = residual / jnp.maximum(norm * length + slope, tiny)
+    rounding = slope <= 100 * jnp.finfo(at.loss.dtype).eps * norm * jnp.maximum(size, 1)
+    near = length <= NEAR * (1 + size)
+
+    def onward(_: int, carry: tuple[Iterate, jax.Array, jax.Array]) -> tuple[Iterate, jax.Array, jax.Array]:
+        here, step, outward = carry
+        new = surface.at(here.theta + step)
+        following, _ = newton_step(new)
+        outward &= (new.loss < here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(here.grad))
+        outward &= jnp.linalg.norm(new.theta) > jnp.linalg.norm(here.theta)
+        outward &= jnp.linalg.norm(following) > 0.75 * jnp.linalg.norm(step)
+        return new, following, outward
+
+    outward = jax.lax.fori_loop(0, OUTWARD_STEPS, onward, (at, p, ~near & ~rounding))[2]
+    flat = flatness > FLAT
+    critical = (slope <= tol) & (rounding | (near & ~flat))
+    ended = jnp.where(stuck | ~jnp.isfinite(slope), FAILED, MAX_STEPS)
+    otherwise = jnp.where(flat | (slope <= tol), GRADIENT_FLAT, ended)
+    code = jnp.where(critical, CRITICAL, jnp.where(outward, DIVERGING_TO_INFINITY, otherwise))
+    return Verdict(code.astype(jnp.int32), flatness, length, norm, drift)
+
+
+def resolution(norm: jax.Array, drift: jax.Array) -> jax.Array:
+    """The band within which a curvature is zero as far as the search can tell: √ε ‖H‖_F, or 2 ``drift`` if more."""
+    root = jnp.sqrt(jnp.finfo(norm.dtype).eps)
+    return jnp.maximum(root * jnp.where(norm > 0, norm, 1), 2 * drift)
