@@ -303,7 +303,9 @@ class _Engine:
     key: jax.Array
     record_every: int
 
-    def run_block(self, number: int, block: Block, program: Program, chunks: list[Chunk], plan: Callable[[], Plan]) -> None:
+    def run_block(
+        self, number: int, block: Block, program: Program, chunks: list[Chunk], plan: Callable[[], Plan]
+    ) -> None:
         """Run what is not committed yet of one block."""
         committed = self.store.committed(block.index)
         todo = [i for i, c in enumerate(chunks) if not committed[c.lanes].all()]
@@ -313,14 +315,17 @@ class _Engine:
             return
         name = ", ".join(map(str, block.labels)) or "process"
         self.report.say(f"compiling {name}")
-        program.compile(plan())
+        sizes = plan()
+        program.compile(sizes)
         self.report.say(name)
         partial = self.store.load_partial()
         # Devices of a CPU that all call LAPACK would otherwise fight for the same cores.
         with threadpool_limits(1 if len(program.devices) > 1 else None, user_api="blas"):
             for i in todo:
                 work = Work(program, self.times, len(chunks[i]))
-                mark = np.array([number, i, program.plan_used.width, program.plan_used.interval, program.plan_used.looks])
+                mark = np.array(
+                    [number, i, program.plan_used.width, program.plan_used.interval, program.plan_used.looks]
+                )
                 if partial is not None and np.array_equal(partial["mark"], mark):
                     work.from_arrays(program, partial)
                     partial = None

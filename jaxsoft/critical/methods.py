@@ -3,13 +3,13 @@
 Notation: g = ∇L(θ), H = ∇²L(θ) = V Λ Vᵀ with ascending Λ, p the step. A method says how a step is made and judged; the
 loop, the records, the end and the verdict are ``search``'s, the same for all.
 
-    newton_mr            p = argmin ‖H p + g‖ by MINRES, products alone; α by backtracking on ‖g‖²
-    gradient_norm        p = -H g, the downhill direction of ½‖g‖², products alone
-    newton               p = -H⁺ g, the dense pseudo-inverse; α by backtracking on ‖g‖²
-    trust_region         p = argmin ‖H p + g‖ over ‖p‖ <= Δ
-    eigenvector_following   uphill along the k lowest modes, downhill along all others, ‖p‖ <= Δ: seeks index k
-    saddle_free          the same with k = 0: p = -(|H| + μ)⁻¹ g, seeks minima
-    perturbed_gd         gradient descent that steps aside where the gradient is small, and stays where that is no use
+    newton_mr              p = argmin ‖H p + g‖ by MINRES, products alone; α by backtracking on ‖g‖²
+    gradient_norm          p = -H g, the downhill direction of ½‖g‖², products alone
+    newton                 p = -H⁺ g, the dense pseudo-inverse; α by backtracking on ‖g‖²
+    trust_region           p = argmin ‖H p + g‖ over ‖p‖ <= Δ
+    eigenvector_following  uphill along the k lowest modes, downhill along all others, ‖p‖ <= Δ: seeks index k
+    saddle_free            the same with k = 0: p = -(|H| + μ)⁻¹ g, seeks minima
+    perturbed_gd           gradient descent that steps aside where the gradient is small, and stays where that is no use
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Surface(NamedTuple):
 
 Memory = Any
 Moved = tuple[Iterate, Memory, jax.Array]
+Trial = tuple[jax.Array, Iterate, jax.Array, jax.Array]
 
 
 def _always(memory: Memory) -> jax.Array:
@@ -97,7 +98,7 @@ def _backtrack(
     slope = jnp.minimum(slope, 0)
     rounding = 4 * jnp.finfo(begin.dtype).eps * jnp.abs(begin)
 
-    def shorter(carry: tuple[jax.Array, Iterate, jax.Array, jax.Array]) -> tuple[object, ...]:
+    def shorter(carry: Trial) -> Trial:
         alpha, _, _, tries = carry
         alpha = alpha / 2
         new = surface.at(at.theta + alpha * direction)
@@ -106,7 +107,7 @@ def _backtrack(
         hidden = (value <= begin + rounding) & (_half_square(new) < _half_square(at))
         return alpha, new, (lower | hidden) & jnp.all(jnp.isfinite(new.grad)), tries + 1
 
-    def going(carry: tuple[jax.Array, Iterate, jax.Array, jax.Array]) -> jax.Array:
+    def going(carry: Trial) -> jax.Array:
         return ~carry[2] & (carry[3] < HALVINGS)
 
     first = (2 * jnp.asarray(longest, at.loss.dtype), at, jnp.zeros((), jnp.bool_), jnp.zeros((), jnp.int32))
@@ -122,9 +123,9 @@ def newton_mr(*, tol: float = 1e-3, max_products: int | None = None) -> Method:
     """Newton's method with minimum-residual steps: finds critical points of any index, from products alone.
 
     p = argmin ‖H p + g‖ by MINRES to the relative residual ``tol`` (at most ``max_products`` products, by default
-    min(2 P, 500)), then θ ← θ + α p with ‖g(θ + α p)‖² <= ‖g‖² + 2·10⁻⁴ α pᵀ H g. Where g lies in the kernel of H it
-    gets stuck: a gradient-flat point. Roosta, Liu, Xu & Mahoney (2022), "Newton-MR: inexact Newton method with minimum
-    residual sub-problem solver".
+    min(2 P, 500)) or as far as ‖p‖ <= 1 + ‖θ‖, then θ ← θ + α p with ‖g(θ + α p)‖² <= ‖g‖² + 2·10⁻⁴ α pᵀ H g. Where g
+    lies in the kernel of H it gets stuck: a gradient-flat point. Roosta, Liu, Xu & Mahoney (2022), "Newton-MR: inexact
+    Newton method with minimum residual sub-problem solver".
     """
     checks.positive("tol", tol)
     if max_products is not None:
@@ -133,7 +134,7 @@ def newton_mr(*, tol: float = 1e-3, max_products: int | None = None) -> Method:
     def move(surface: Surface, at: Iterate, memory: Memory, key: jax.Array) -> Moved:
         apply = surface.product(at.theta)
         most = min(2 * at.theta.size, 500) if max_products is None else max_products
-        p = minres(apply, -at.grad, tol=tol, max_steps=most).x
+        p = minres(apply, -at.grad, tol=tol, max_steps=most, reach=reach(at.theta), go_beyond=False).within
         new, _, good = _backtrack(surface, at, p, _half_square, jnp.vdot(at.grad, apply(p)))
         return new, memory, ~good
 
@@ -159,17 +160,28 @@ def gradient_norm() -> Method:
 def newton() -> Method:
     """Damped Newton with the pseudo-inverse, p = -H⁺ g, for small nets: finds critical points of any index.
 
-    Modes with |λ| <= 10⁻⁹ max |λ| are left alone, so exact symmetries do no harm; α backtracks on ‖g‖².
+    Modes enter in the order of falling |λ| as long as ‖p‖ <= 1 + ‖θ‖, for a longer step is no prediction; those with
+    |λ| <= 10⁻⁹ max |λ| never (exact symmetries). α backtracks on ‖g‖².
     """
 
     def move(surface: Surface, at: Iterate, memory: Memory, key: jax.Array) -> Moved:
         values, vectors = jnp.linalg.eigh(surface.hessian(at.theta))
         steep, along = _modes(values, vectors, at.grad)
-        p = -vectors @ jnp.where(steep, along / jnp.where(steep, values, 1), 0)
-        new, _, good = _backtrack(surface, at, p, _half_square, -jnp.sum(jnp.where(steep, along**2, 0)))
+        order = jnp.argsort(-jnp.abs(values))
+        values, along, steep, vectors = values[order], along[order], steep[order], vectors[:, order]
+        modes = jnp.where(steep, -along / jnp.where(steep, values, 1), 0)
+        left = jnp.square(reach(at.theta)) - (jnp.cumsum(jnp.square(modes)) - jnp.square(modes))
+        share = jnp.sqrt(jnp.clip(left / jnp.where(modes == 0, 1, jnp.square(modes)), 0, 1))
+        slope = -jnp.sum(jnp.where(steep, share * jnp.square(along), 0))
+        new, _, good = _backtrack(surface, at, vectors @ (share * modes), _half_square, slope)
         return new, memory, ~good
 
     return Method(_nothing, move, segment=4)
+
+
+def reach(theta: jax.Array) -> jax.Array:
+    """1 + ‖θ‖: a Newton step longer than that is no prediction."""
+    return 1 + jnp.linalg.norm(theta)
 
 
 def _modes(values: jax.Array, vectors: jax.Array, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -229,7 +241,7 @@ def _collapsed(radius: jax.Array, at: Iterate) -> jax.Array:
 
 
 def eigenvector_following(index: int | jax.Array, *, radius: float = 0.1) -> Method:
-    """Seeks a critical point with ``index`` negative eigenvalues: uphill along so many lowest modes, downhill elsewhere.
+    """Seeks a critical point of this ``index``: uphill along so many lowest modes, downhill along all others.
 
         p = -Σ_i s_i v_iᵀ g / (|λ_i| + μ) v_i,      s_i = -1 for the ``index`` lowest modes, +1 for the others
 
@@ -288,9 +300,8 @@ def perturbed_gd(
     """Gradient descent that does not stay at strict saddles: where ‖g‖ <= ``threshold`` it steps aside at random.
 
     The step aside is uniform in a ball of ``radius``. Where the loss has not fallen by ``decrease`` after ``patience``
-    steps the point before was no saddle with a way down that matters: the search goes back to it and descends from there
-    undisturbed. α by backtracking. Jin, Ge, Netrapalli, Kakade & Jordan (2017), "How to escape saddle points
-    efficiently", algorithm 1.
+    steps the point before was no saddle with a way down that matters: the search goes back and descends undisturbed. α
+    by backtracking. Jin, Ge, Netrapalli, Kakade & Jordan (2017), "How to escape saddle points efficiently", algorithm 1.
     """
     for name, value in (("threshold", threshold), ("radius", radius), ("decrease", decrease)):
         checks.positive(name, value)

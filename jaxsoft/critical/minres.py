@@ -11,10 +11,11 @@ from jaxsoft.curvature.products import Flat
 
 
 class Solution(NamedTuple):
-    """x: (P,). residual: ‖A x - b‖₂. steps: () int32, the products taken."""
+    """x: (P,). residual: ‖A x - b‖₂. within: where the path of iterates leaves ‖x‖ <= reach, or x. steps: products."""
 
     x: jax.Array
     residual: jax.Array
+    within: jax.Array
     steps: jax.Array
 
 
@@ -22,6 +23,8 @@ class _Iterate(NamedTuple):
     """x and the last two directions w; the Lanczos basis, its next vector and β; the last rotation of T."""
 
     x: jax.Array
+    within: jax.Array
+    beyond: jax.Array
     w: jax.Array
     w_before: jax.Array
     basis: jax.Array
@@ -37,28 +40,38 @@ class _Iterate(NamedTuple):
     steps: jax.Array
 
 
-def minres(apply: Flat, b: jax.Array, *, tol: float | jax.Array, max_steps: int) -> Solution:
+def minres(
+    apply: Flat,
+    b: jax.Array,
+    *,
+    tol: float | jax.Array,
+    max_steps: int,
+    reach: float | jax.Array = jnp.inf,
+    go_beyond: bool = True,
+) -> Solution:
     """argmin ‖A x - b‖₂ over the Krylov space of b, A symmetric, indefinite or singular; ``apply`` is x -> A x.
 
-    Stops where the residual r has ‖r‖ <= tol ‖b‖; where ‖A r‖ <= max(tol, √ε) ‖A‖ ‖r‖, so that what is left of b lies outside the
-    range of A and x is a least-squares solution; or after ``max_steps`` products. Paige & Saunders (1975), "Solution of
-    sparse indefinite systems of linear equations": Lanczos' A V_k = V_{k+1} T, Givens rotations that turn T into an
-    upper triangle R, and one direction of W = V R⁻¹ a step. The basis V is kept and each vector orthogonalised against
-    all of it, as an inconsistent system is recognised only by an orthogonal basis: (max_steps, P) numbers.
+    Stops where the residual r has ‖r‖ <= tol ‖b‖; where ‖A r‖ <= max(tol, √ε) ‖A‖ ‖r‖, so that what is left of b lies
+    outside the range of A and x is a least-squares solution; after ``max_steps`` products; or, without ``go_beyond``,
+    where the iterates leave the ball ‖x‖ <= ``reach``. Paige & Saunders (1975), "Solution of sparse indefinite systems
+    of linear equations": Lanczos' A V_k = V_{k+1} T, Givens rotations that turn T into an upper triangle R, and one
+    direction of W = V R⁻¹ a step. The basis V is kept and each vector orthogonalised against all of it, as an
+    inconsistent system is recognised only by an orthogonal basis: (max_steps, P) numbers.
     """
     dtype = b.dtype
-    zero, zeros = jnp.zeros((), dtype), jnp.zeros_like(b)
+    zero, zeros, no = jnp.zeros((), dtype), jnp.zeros_like(b), jnp.zeros((), jnp.bool_)
     eps, tiny = jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny
     length = jnp.linalg.norm(b)
-    basis = jnp.zeros((max_steps, b.size), dtype)
     start = _Iterate(
-        zeros, zeros, zeros, basis, b / jnp.maximum(length, tiny), zero, zero, zero, -jnp.ones((), dtype), zero, length,
-        jnp.zeros((), jnp.bool_), zero, jnp.zeros((), jnp.int32),
+        x=zeros, within=zeros, beyond=no, w=zeros, w_before=zeros, basis=jnp.zeros((max_steps, b.size), dtype),
+        v=b / jnp.maximum(length, tiny), beta=zero, delta_bar=zero, epsilon=zero, cosine=-jnp.ones((), dtype),
+        sine=zero, residual=length, outside=no, norm=zero, steps=jnp.zeros((), jnp.int32),
     )  # fmt: skip
 
     def going(i: _Iterate) -> jax.Array:
         ended = (i.steps > 0) & (i.beta <= 10 * eps * i.norm)
-        return ~(i.outside | ended | (i.residual <= tol * length)) & (i.steps < max_steps)
+        ended |= i.outside | (i.residual <= tol * length)
+        return ~(ended if go_beyond else ended | i.beyond) & (i.steps < max_steps)
 
     def advance(i: _Iterate) -> _Iterate:
         basis = i.basis.at[i.steps].set(i.v)
@@ -77,11 +90,23 @@ def minres(apply: Flat, b: jax.Array, *, tol: float | jax.Array, max_steps: int)
         cosine, sine = gamma_bar / gamma, beta / gamma
         w = (i.v - i.epsilon * i.w_before - delta * i.w) / gamma
         x = jnp.where(outside, i.x, i.x + cosine * i.residual * w)
-        residual = jnp.where(outside, i.residual, sine * i.residual)
+        leaves = ~i.beyond & ~(jnp.linalg.norm(x) <= reach)
+        crossing = i.x + _share_within(i.x, x - i.x, reach) * (x - i.x)
+        within = jnp.where(i.beyond, i.within, jnp.where(leaves, crossing, x))
         return _Iterate(
-            x, w, i.w, basis, moved / jnp.maximum(beta, tiny), beta, delta_bar, i.sine * beta, cosine, sine, residual,
-            outside, norm, i.steps + 1,
+            x=x, within=within, beyond=i.beyond | leaves, w=w, w_before=i.w, basis=basis,
+            v=moved / jnp.maximum(beta, tiny), beta=beta, delta_bar=delta_bar, epsilon=i.sine * beta, cosine=cosine,
+            sine=sine, residual=jnp.where(outside, i.residual, sine * i.residual), outside=outside, norm=norm,
+            steps=i.steps + 1,
         )  # fmt: skip
 
     found = jax.lax.while_loop(going, advance, start)
-    return Solution(found.x, found.residual, found.steps)
+    return Solution(found.x, found.residual, found.within, found.steps)
+
+
+def _share_within(x: jax.Array, move: jax.Array, reach: float | jax.Array) -> jax.Array:
+    """The largest t in [0, 1] with ‖x + t move‖ <= reach, for ‖x‖ <= reach."""
+    a, b = jnp.vdot(move, move), jnp.vdot(x, move)
+    c = jnp.maximum(jnp.minimum(reach, jnp.finfo(x.dtype).max ** 0.5) ** 2 - jnp.vdot(x, x), 0)
+    root = jnp.sqrt(b * b + a * c)
+    return jnp.clip(c / jnp.maximum(b + root, jnp.finfo(x.dtype).tiny), 0, 1)

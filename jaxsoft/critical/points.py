@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsoft import checks, process, sweep
 from jaxsoft.critical.methods import Method
-from jaxsoft.critical.search import FAILED, VERDICTS, as_method, make_search, resolution
+from jaxsoft.critical.search import CRITICAL, FAILED, VERDICTS, as_method, make_search
 from jaxsoft.curvature import Inertia, inertia
 from jaxsoft.curvature.products import Loss, Params, check
 from jaxsoft.process import DIVERGED, Process
@@ -24,10 +24,11 @@ class CriticalPoint(NamedTuple):
     """The end of a search, or of n searches: then every array has n entries, and ``params`` n points on each leaf.
 
     params: θ. loss, grad_norm: L(θ) and ‖∇L(θ)‖₂. status: "critical", "gradient_flat", "diverging_to_infinity",
-    "max_steps" or "failed" (see ``judge``); only the first is a critical point. steps: taken. flatness: Frye's r.
-    distance: ‖p‖, the length of the Newton step that is left. inertia: the certified counts of curvatures, or None if
-    they were not asked for; its band covers how much they may change on the way that is left (see ``judge``), so that
-    ``inertia.zero`` > 0 tells a degenerate point.
+    "max_steps" or "failed" (see ``judge``); only the first is a critical point. steps: taken. flatness, kernel: Frye's
+    r, and ρ, the share of the gradient that no step within 1 + ‖θ‖ cancels. distance: ‖p‖, the length of the Newton
+    step that is left. inertia: the certified counts of curvatures, or None if they were not asked for; its band covers
+    how much they may change on the way that is left (see ``judge``), so that ``inertia.zero`` > 0 tells a degenerate
+    point.
     """
 
     params: Params
@@ -36,6 +37,7 @@ class CriticalPoint(NamedTuple):
     status: np.ndarray
     steps: np.ndarray
     flatness: np.ndarray
+    kernel: np.ndarray
     distance: np.ndarray
     inertia: Inertia | None
 
@@ -68,10 +70,9 @@ def find(
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
     check(loss, params)
     ds, many = _search(loss, stacked, as_method(method), tol, max_steps, seed, None, False)
-    one = jax.tree.map(lambda leaf: leaf[0], many._replace(status=None))
-    band = resolution(*(jnp.asarray(ds[f"final_{name}"].to_numpy()[0]) for name in ("norm", "drift")))
-    certificate = inertia(loss, one.params, band=band) if certify else None
-    return one._replace(status=many.status[0], inertia=certificate)
+    one = CriticalPoint(*(jax.tree.map(lambda leaf: leaf[0], field) for field in many))
+    certificate = inertia(loss, one.params, band=_bands(ds)[0]) if certify else None
+    return one._replace(inertia=certificate)
 
 
 def find_all(
@@ -105,14 +106,13 @@ def find_all(
     ds, found = _search(loss, starts, as_method(method), tol, max_steps, seed, out, progress)
     if not certify:
         return found
-    norm, drift = (jnp.asarray(ds[f"final_{name}"].to_numpy()) for name in ("norm", "drift"))
 
     def measure(point: tuple[Params, jax.Array]) -> dict[str, jax.Array]:
         params, band = point
         return inertia(loss, params, band=band).arrays()
 
-    ends = (found.params, resolution(norm, drift))
-    axes = {"point": range(len(norm))}
+    ends = (found.params, _bands(ds))
+    axes = {"point": range(len(found.loss))}
     counted = sweep.run(process.evaluate(measure, ends), axes, seed=seed, steps=1, progress=progress)
     names = [field.name for field in dataclasses.fields(Inertia) if field.name != "method"]
     counts = {name: jnp.asarray(counted[f"final_{name}"].to_numpy()) for name in names}
@@ -137,8 +137,16 @@ def _search(
     return ds, from_dataset(ds, one)
 
 
+def _bands(ds: xr.Dataset) -> jax.Array:
+    """For every end √ε ‖H‖_F; 2 ``drift`` if that is more and the point critical: eigenvalues that vanish there."""
+    norm, drift = ds["final_norm"].to_numpy(), ds["final_drift"].to_numpy()
+    root = np.sqrt(np.finfo(norm.dtype).eps)
+    critical = ds["final_verdict"].to_numpy() == CRITICAL
+    return jnp.asarray(np.maximum(root * np.where(norm > 0, norm, 1), np.where(critical, 2 * drift, 0)))
+
+
 def from_dataset(ds: xr.Dataset, like: Params) -> CriticalPoint:
-    """The ends of the searches in a sweep of ``make_search`` with one axis; ``like``: a pytree of one point's shapes."""
+    """The ends of the searches in a sweep of ``make_search`` with one axis; ``like``: one point's shapes."""
     unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))[1]
     last = ds.isel(step=-1)
     code = np.where(ds["status"].to_numpy() == DIVERGED, FAILED, ds["final_verdict"].to_numpy())
@@ -149,6 +157,7 @@ def from_dataset(ds: xr.Dataset, like: Params) -> CriticalPoint:
         status=np.array(VERDICTS)[code],
         steps=ds["steps"].to_numpy(),
         flatness=ds["final_flatness"].to_numpy(),
+        kernel=ds["final_kernel"].to_numpy(),
         distance=ds["final_distance"].to_numpy(),
         inertia=None,
     )

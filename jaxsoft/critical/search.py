@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxsoft import checks
-from jaxsoft.critical.methods import METHODS, Iterate, Memory, Method, Surface, _choose
-from jaxsoft.critical.minres import minres
+from jaxsoft.critical.methods import METHODS, Iterate, Memory, Method, Surface, reach
+from jaxsoft.critical.minres import Solution, minres
 from jaxsoft.curvature.products import Loss, Params, check, flatten_loss, hessian, product
 from jaxsoft.process import CONVERGED, RUNNING, Info, Process
 
@@ -23,7 +23,7 @@ NEAR = 1e-2  # a critical point is at most so far, relative to 1 + ‖θ‖
 OUTWARD_STEPS = 3
 VERDICT_PRODUCTS = 1000
 PROBES = 8  # random vectors behind ‖H‖_F
-NUMBERS = ("flatness", "distance", "norm", "drift")
+NUMBERS = ("flatness", "kernel", "distance", "norm", "drift")
 
 
 class SearchState(NamedTuple):
@@ -37,13 +37,15 @@ class SearchState(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """code: into ``VERDICTS``. flatness: Frye's r. distance: ‖p‖, the length of the Newton step that is left.
+    """code: into ``VERDICTS``. flatness: Frye's r. kernel: ρ, the share of g that no step within reach cancels.
 
-    norm: ‖H‖_F. drift: ‖H(θ + 4 p) - H(θ)‖_F, how much the curvatures may still change on the way to the point itself.
+    distance: ‖p‖, the length of the Newton step that is left. norm: ‖H‖_F. drift: ‖H(θ + 4 p) - H(θ)‖_F, how much the
+    curvatures may still change on the way to the point itself.
     """
 
     code: jax.Array
     flatness: jax.Array
+    kernel: jax.Array
     distance: jax.Array
     norm: jax.Array
     drift: jax.Array
@@ -124,9 +126,12 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
 
         r = ‖H p + g‖ / (‖H‖_F ‖p‖ + ‖g‖),      Frobenius norms from 8 random products each
 
+    and ρ = ‖H p + g‖ / ‖g‖ for the longest such p within 1 + ‖θ‖:
+
     critical: ‖g‖ <= tol, r <= 0.9 and the critical point is near, ‖p‖ <= 0.01 (1 + ‖θ‖); or g is mere rounding.
     gradient_flat: g lies in the kernel of H, r > 0.9 (Frye et al. 2021, "Critical point-finding methods reveal
-    gradient-flat regions of deep network losses"), or ‖g‖ <= tol with the critical point far away.
+    gradient-flat regions of deep network losses"), or nearly, ρ > 0.9: what would cancel it is farther away than θ is
+    long; or ‖g‖ <= tol with the critical point not near.
     diverging_to_infinity: three Newton steps in a row lead outwards, lower both the loss and ‖g‖, and do not become
     shorter: on separable data the gradient vanishes only at infinity.
     failed: stuck for another reason; max_steps: none of these, the search would have gone on.
@@ -141,9 +146,9 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     most = min(4 * at.theta.size, VERDICT_PRODUCTS)
     tiny = jnp.finfo(at.loss.dtype).tiny
 
-    def newton_step(where: Iterate) -> tuple[jax.Array, jax.Array]:
-        solved = minres(surface.product(where.theta), -where.grad, tol=1e-6, max_steps=most)
-        return solved.x, solved.residual
+    def newton_step(where: Iterate) -> Solution:
+        step_reach = reach(where.theta)
+        return minres(surface.product(where.theta), -where.grad, tol=1e-6, max_steps=most, reach=step_reach)
 
     slope, size = jnp.linalg.norm(at.grad), jnp.linalg.norm(at.theta)
     probes = jax.random.normal(jax.random.key(0), (PROBES, at.theta.size), at.theta.dtype)
@@ -156,32 +161,29 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
 
     here = images(at.theta)
     norm = frobenius(here)
-    p, residual = newton_step(at)
+    solved = newton_step(at)
+    p = solved.x
     drift = frobenius(images(at.theta + 4 * p) - here)
     length = jnp.linalg.norm(p)
-    flatness = residual / jnp.maximum(norm * length + slope, tiny)
+    flatness = solved.residual / jnp.maximum(norm * length + slope, tiny)
     rounding = slope <= 100 * jnp.finfo(at.loss.dtype).eps * norm * jnp.maximum(size, 1)
-    near = length <= NEAR * (1 + size)
+    left = at.grad + surface.product(at.theta)(solved.within)
+    kernel = jnp.linalg.norm(left) / jnp.maximum(slope, tiny)
+    near = length <= NEAR * reach(at.theta)
 
     def onward(_: int, carry: tuple[Iterate, jax.Array, jax.Array]) -> tuple[Iterate, jax.Array, jax.Array]:
         here, step, outward = carry
         new = surface.at(here.theta + step)
-        following, _ = newton_step(new)
+        following = newton_step(new).x
         outward &= (new.loss < here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(here.grad))
         outward &= jnp.linalg.norm(new.theta) > jnp.linalg.norm(here.theta)
         outward &= jnp.linalg.norm(following) > 0.75 * jnp.linalg.norm(step)
         return new, following, outward
 
     outward = jax.lax.fori_loop(0, OUTWARD_STEPS, onward, (at, p, ~near & ~rounding))[2]
-    flat = flatness > FLAT
+    flat = (flatness > FLAT) | (kernel > FLAT)
     critical = (slope <= tol) & (rounding | (near & ~flat))
     ended = jnp.where(stuck | ~jnp.isfinite(slope), FAILED, MAX_STEPS)
     otherwise = jnp.where(flat | (slope <= tol), GRADIENT_FLAT, ended)
     code = jnp.where(critical, CRITICAL, jnp.where(outward, DIVERGING_TO_INFINITY, otherwise))
-    return Verdict(code.astype(jnp.int32), flatness, length, norm, drift)
-
-
-def resolution(norm: jax.Array, drift: jax.Array) -> jax.Array:
-    """The band within which a curvature is zero as far as the search can tell: √ε ‖H‖_F, or 2 ``drift`` if more."""
-    root = jnp.sqrt(jnp.finfo(norm.dtype).eps)
-    return jnp.maximum(root * jnp.where(norm > 0, norm, 1), 2 * drift)
+    return Verdict(code.astype(jnp.int32), flatness, kernel, length, norm, drift)

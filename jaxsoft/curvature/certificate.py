@@ -77,7 +77,7 @@ def inertia(
     loss: Loss,
     params: Params,
     *,
-    band: float | None = None,
+    band: float | jax.Array | None = None,
     method: str = "auto",
     null: jax.Array | None = None,
     key: jax.Array | None = None,
