@@ -240,40 +240,59 @@ def _collapsed(radius: jax.Array, at: Iterate) -> jax.Array:
     return radius < jnp.finfo(radius.dtype).eps * (1 + jnp.linalg.norm(at.theta))
 
 
-def eigenvector_following(index: int | jax.Array, *, radius: float = 0.1) -> Method:
-    """Seeks a critical point of this ``index``: uphill along so many lowest modes, downhill along all others.
+class _Followed(NamedTuple):
+    """radius: Δ. directions: (P, k), what the uphill modes looked like at the last step."""
 
-        p = -Σ_i s_i v_iᵀ g / (|λ_i| + μ) v_i,      s_i = -1 for the ``index`` lowest modes, +1 for the others
+    radius: jax.Array
+    directions: jax.Array
 
-    with the least μ >= 0 for which ‖p‖ <= Δ. There is nothing that falls on the way to a saddle, so a step is taken
-    where the quadratic model foretells the gradient, ‖g(θ + p) - g - H p‖ < ‖g‖; Δ, ``radius`` at first, doubles where
-    the error is below a tenth and halves above a half. ``index`` may be traced: an axis of a sweep. Cerjan & Miller
-    (1981), "On finding transition states"; Banerjee, Adams, Simons & Shepard (1985), "Search for stationary points on
-    surfaces", whose two shifts of P-RFO the trust region replaces; Wales (1994), "Rearrangements of 55-atom
-    Lennard-Jones and (C60)55 clusters", for any index.
+
+def eigenvector_following(
+    index: int | jax.Array, *, directions: jax.Array | None = None, radius: float = 0.1
+) -> Method:
+    """Seeks a critical point of this ``index``: uphill along so many modes, downhill along all others.
+
+        p = -Σ_i s_i v_iᵀ g / (|λ_i| + μ) v_i,      s_i = -1 for the modes followed uphill, +1 for the others
+
+    with the least μ >= 0 for which ‖p‖ <= Δ. Followed are the ``index`` lowest modes; with ``directions`` (P, k), k >=
+    index, those most like them, and from then on those most like the ones of the step before. There is nothing that
+    falls on the way to a saddle, so a step is taken where the quadratic model foretells the gradient,
+    ‖g(θ + p) - g - H p‖ < ‖g‖; Δ, ``radius`` at first, doubles where the error is below a tenth and halves above a half.
+    ``index`` may be traced: an axis of a sweep. Cerjan & Miller (1981), "On finding transition states"; Banerjee, Adams,
+    Simons & Shepard (1985), "Search for stationary points on surfaces", whose two shifts of P-RFO the trust region
+    replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and (C60)55 clusters", for any index.
     """
     if not checks.traced(index):
         checks.count("index", index, at_least=0)
     checks.positive("radius", radius)
 
-    def move(surface: Surface, at: Iterate, memory: Memory, key: jax.Array) -> Moved:
-        size = at.theta.size
+    def start(at: Iterate) -> _Followed:
+        along = jnp.zeros((at.theta.size, 0), at.theta.dtype) if directions is None else jnp.asarray(directions)
+        return _Followed(jnp.asarray(radius, at.loss.dtype), along)
+
+    def move(surface: Surface, at: Iterate, memory: _Followed, key: jax.Array) -> Moved:
+        size, delta = at.theta.size, memory.radius
         if not checks.traced(index) and index > size:
             raise ValueError(f"index: expected at most {size}, the number of parameters, got {index}")
         values, vectors = jnp.linalg.eigh(surface.hessian(at.theta))
+        likeness = jnp.sum(jnp.square(vectors.T @ memory.directions), axis=1)
+        order = jnp.argsort(-likeness, stable=True)  # without directions the lowest come first
+        uphill = jnp.zeros(size, jnp.bool_).at[order].set(jnp.arange(size) < index)
         steep, along = _modes(values, vectors, at.grad)
-        force = jnp.where(jnp.arange(size) < index, along, -along)
-        modes = _within(memory, jnp.where(steep, force, 0), jnp.abs(values))
+        force = jnp.where(uphill, along, -along)
+        modes = _within(delta, jnp.where(steep, force, 0), jnp.abs(values))
         new = surface.at(at.theta + vectors @ modes)
         foretold = at.grad + vectors @ (values * modes)
         error = jnp.linalg.norm(new.grad - foretold) / jnp.linalg.norm(at.grad)
         good = error < 1  # not where it is NaN
         length = jnp.linalg.norm(modes)
-        grown = jnp.where((error < 0.1) & (length > 0.9 * memory), 2 * memory, memory)
-        following = jnp.where(error <= 0.5, grown, jnp.minimum(length, memory) / 2)
-        return _choose(good, new, at), following, _collapsed(following, at) | (length == 0)
+        grown = jnp.where((error < 0.1) & (length > 0.9 * delta), 2 * delta, delta)
+        delta = jnp.where(error <= 0.5, grown, jnp.minimum(length, delta) / 2)
+        kept = memory.directions.shape[1]
+        followed = jnp.where(jnp.arange(kept) < index, vectors[:, order[:kept]], 0)
+        return _choose(good, new, at), _Followed(delta, followed), _collapsed(delta, at) | (length == 0)
 
-    return Method(lambda at: jnp.asarray(radius, at.loss.dtype), move, segment=4)
+    return Method(start, move, segment=4)
 
 
 def saddle_free(*, radius: float = 0.1) -> Method:
@@ -301,7 +320,7 @@ def perturbed_gd(
 
     The step aside is uniform in a ball of ``radius``. Where the loss has not fallen by ``decrease`` after ``patience``
     steps the point before was no saddle with a way down that matters: the search goes back and descends undisturbed. α
-    by backtracking. Jin, Ge, Netrapalli, Kakade & Jordan (2017), "How to escape saddle points efficiently", algorithm 1.
+    by backtracking. Jin, Ge, Netrapalli, Kakade & Jordan (2017), "How to escape saddle points efficiently".
     """
     for name, value in (("threshold", threshold), ("radius", radius), ("decrease", decrease)):
         checks.positive(name, value)

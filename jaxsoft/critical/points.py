@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ from jaxsoft.critical.search import CRITICAL, FAILED, VERDICTS, as_method, make_
 from jaxsoft.curvature import Inertia, inertia
 from jaxsoft.curvature.products import Loss, Params, check
 from jaxsoft.process import DIVERGED, Process
+
+
+MethodOf = Callable[[jax.Array], Method]
 
 
 class CriticalPoint(NamedTuple):
@@ -69,7 +73,7 @@ def find(
         raise ValueError("params: expected a finite start, got NaN or infinity")
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
     check(loss, params)
-    ds, many = _search(loss, stacked, as_method(method), tol, max_steps, seed, None, False)
+    ds, many = _search(loss, stacked, method, tol, max_steps, seed, None, False)
     one = CriticalPoint(*(jax.tree.map(lambda leaf: leaf[0], field) for field in many))
     certificate = inertia(loss, one.params, band=_bands(ds)[0]) if certify else None
     return one._replace(inertia=certificate)
@@ -78,7 +82,7 @@ def find(
 def find_all(
     loss: Loss,
     starts: Params,
-    method: str | Method = "newton_mr",
+    method: str | Method | MethodOf = "newton_mr",
     *,
     tol: float | None = None,
     max_steps: int = 200,
@@ -92,7 +96,9 @@ def find_all(
     Args:
         loss: ``loss(params) -> scalar``, twice differentiable; see ``judge`` for what is not.
         starts: a pytree with n points along the first axis of every leaf.
-        method: one of ``METHODS``, or a ``Method`` with settings, like ``eigenvector_following(3)``.
+        method: one of ``METHODS``; a ``Method`` with settings, like ``eigenvector_following(3)``; or a function of the
+            start's number, a traced one, that returns a ``Method``, like ``lambda i: eigenvector_following(ks[i])``
+            with i as an integer.
         tol: ‖∇L‖ at a critical point; 1e-8 in float64, 1e-5 in float32.
         max_steps: of each search.
         seed: of the noise, for the methods that draw it.
@@ -103,7 +109,7 @@ def find_all(
     A start never vanishes: one that is not finite ends as "failed". Raises ValueError and TypeError for arguments that
     do not fit, each named.
     """
-    ds, found = _search(loss, starts, as_method(method), tol, max_steps, seed, out, progress)
+    ds, found = _search(loss, starts, method, tol, max_steps, seed, out, progress)
     if not certify:
         return found
 
@@ -120,19 +126,25 @@ def find_all(
 
 
 def _search(
-    loss: Loss, starts: Params, method: Method, tol: float | None, max_steps: int, seed: int,
+    loss: Loss, starts: Params, method: str | Method | MethodOf, tol: float | None, max_steps: int, seed: int,
     out: str | Path | None, progress: bool,
 ) -> tuple[xr.Dataset, CriticalPoint]:  # fmt: skip
+    if callable(method):
+        method_of = method
+    else:
+        chosen = as_method(method)
+        method_of = lambda point: chosen  # noqa: E731
     checks.count("max_steps", max_steps)
     count, one = process.points_of("starts", starts)
     check(loss, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one))
 
     def search(point: float | jax.Array) -> Process:
-        return make_search(loss, lambda key: process.point_at(starts, point), method, tol=tol)
+        number = jnp.asarray(point).astype(jnp.int32)
+        return make_search(loss, lambda key: process.point_at(starts, point), method_of(number), tol=tol)
 
     ds = sweep.run(
         search, {"point": range(count)}, seed=seed, steps=max_steps, record_every=max_steps, out=out,
-        segment=method.segment, progress=progress,
+        segment=method_of(jnp.zeros((), jnp.int32)).segment, progress=progress,
     )  # fmt: skip
     return ds, from_dataset(ds, one)
 
