@@ -36,6 +36,7 @@ _MODULES = (
     "softmax",
     "store",
     "sweep",
+    "symmetry",
     "theory",
     "train",
 )

@@ -19,6 +19,7 @@ from jaxsoft import checks, losses
 from jaxsoft.curvature import Composite, layered
 from jaxsoft.data import Dataset
 from jaxsoft.models import ACTIVATIONS, Layers, Model, Perceptron
+from jaxsoft.symmetry import Symmetry
 
 Params = optax.Params
 
@@ -113,14 +114,16 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
     return Problem(init=model.init, loss=loss, batch_loss=batch_loss, num_examples=len(dataset.y))
 
 
-RESCALING = {"relu": "units", "linear": "gauge"}  # what may be moved between two layers without changing the outputs
+# What may be done to the units of a hidden layer without changing the outputs.
+UNITS = {"tanh": "odd", "erf": "odd", "relu": "positive", "linear": "linear"}
 
 
 def _with_mlp_curvature(
     loss: Composite, activation: str, x: jax.Array, y: jax.Array, l2: float | jax.Array | None
 ) -> Composite:
-    """With the closed-form Hessian of an MLP's mean cross-entropy, and its flat directions."""
+    """With the closed-form Hessian of an MLP's mean cross-entropy, its symmetry, and the directions flat by it."""
     inputs = x.reshape(len(x), -1)
+    symmetry = Symmetry(UNITS.get(activation, "permutation"), class_shift=True)
 
     def terms(logits: jax.Array, rows: slice) -> tuple[jax.Array, jax.Array]:
         gradient, curved = losses.cross_entropy_grad(logits, y[rows]), losses.cross_entropy_hessian(logits, y[rows])
@@ -134,9 +137,11 @@ def _with_mlp_curvature(
         return matrix + jnp.diag(jnp.concatenate(penalised))
 
     def null(params: Layers) -> jax.Array:
-        return layered.flat_directions(params, RESCALING.get(activation, "none"))
+        return layered.flat_directions(params, symmetry.units)  # those that a penalty bends do not count
 
-    return dataclasses.replace(loss, closed_form=closed_form, null=null)
+    return dataclasses.replace(
+        loss, closed_form=closed_form, null=null, symmetry=symmetry if l2 is None else symmetry.penalised()
+    )
 
 
 def metrics(model: Model, dataset: Dataset, prefix: str = "") -> Metrics:
@@ -175,5 +180,46 @@ def monkey_saddle(sigma: float | jax.Array = 1.0) -> Problem:
     def loss(params: Params) -> jax.Array:
         x, y = jnp.asarray(params)
         return x**3 - 3 * x * y**2
+
+    return Problem(init=init, loss=loss)
+
+
+def p_spin(p: int, n: int, key: jax.Array) -> Problem:
+    """The spherical p-spin surface on R^n without the origin, constant along rays, started anywhere on the unit sphere:
+
+        f(θ) = Σ J_{i1...ip} θ_i1 ... θ_ip / ‖θ‖^p,     J_{i1...ip} ~ N(0, 1), n^p of them drawn from ``key``.
+
+    For unit vectors E f(θ) f(θ') = (θ·θ')^p, so f ~ N(0, 1) at every point. At a critical point of the value f the
+    Hessian along the sphere is M - p f 1, with M a symmetric Gaussian matrix of n - 1 dimensions independent of f, of
+    variance p (p - 1) off the diagonal. Its spectrum is a semicircle of radius 2 √(p (p - 1)(n - 1)), so with the
+    energy u = f/√n the share of ways down is ``theory.p_spin_index``:
+
+        α = P(M < p f) = F_sc(p u / √(p (p - 1)) · √(n / (n - 1))),     F_sc that of radius 2.
+
+    For p = 2 the critical points are the ± unit eigenvectors of (J + Jᵀ)/2, at its eigenvalues, and that of the k-th
+    smallest has exactly the index k - 1. As f is constant along rays, H θ = -∇f: at critical points θ itself is a null
+    direction. Raises ValueError for p or n below 2. Crisanti & Sommers (1992), "The spherical p-spin interaction spin
+    glass model"; Auffinger, Ben Arous & Černý (2013), "Random matrices and complexity of spin glasses".
+
+    >>> surface = p_spin(3, 10, jax.random.key(0))
+    >>> theta = surface.init(jax.random.key(1))
+    >>> bool(jnp.allclose(surface.loss(3 * theta), surface.loss(theta), rtol=1e-4))
+    True
+    """
+    checks.count("p", p, at_least=2)
+    checks.count("n", n, at_least=2)
+    couplings = jax.random.normal(key, (n,) * p)
+
+    def init(key: jax.Array) -> jax.Array:
+        theta = jax.random.normal(key, (n,))
+        return theta / jnp.linalg.norm(theta)
+
+    def loss(params: Params) -> jax.Array:
+        theta = jnp.asarray(params)
+        unit = theta / jnp.linalg.norm(theta)
+        rest = couplings.astype(theta.dtype)
+        for _ in range(p):
+            rest = jnp.einsum("...i,i->...", rest, unit, precision="highest")
+        return rest
 
     return Problem(init=init, loss=loss)

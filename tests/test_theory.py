@@ -109,3 +109,62 @@ def test_bohnings_bound_holds_at_random_probabilities():
     bound = theory.bohning_bound(x, 3)
     assert np.linalg.eigvalsh(bound - hessian)[0] > -1e-14
     assert np.linalg.eigvalsh(0.1 * bound - hessian)[0] < 0
+
+
+def test_the_semicircle_integrates_its_density():
+    for radius in (0.7, 2.0):
+        edges = np.linspace(-radius, radius, 100_001)
+        middle = (edges[1:] + edges[:-1]) / 2
+        density = 2 * np.sqrt(radius**2 - middle**2) / (np.pi * radius**2)
+        whole = np.concatenate([[0.0], np.cumsum(density * np.diff(edges))])
+        np.testing.assert_allclose(theory.semicircle_cdf(edges, radius), whole, atol=1e-6)
+    assert theory.semicircle_cdf([-9.0, 9.0]).tolist() == [0.0, 1.0]
+    np.testing.assert_allclose(theory.semicircle_cdf(0.3) + theory.semicircle_cdf(-0.3), 1, rtol=1e-15)
+
+
+def test_the_p_spin_index_is_that_of_a_shifted_semicircle():
+    """Against the eigenvalues of M - p f 1: M of variance p (p - 1) off the diagonal and twice that on it."""
+    rng, n = np.random.default_rng(0), 401
+    for p, u in [(2, 0.4), (3, -0.8), (5, -1.9)]:
+        a = rng.normal(size=(n - 1, n - 1))
+        matrix = np.sqrt(p * (p - 1)) * (a + a.T) / np.sqrt(2)
+        share = np.mean(np.linalg.eigvalsh(matrix) < p * u * np.sqrt(n))
+        assert abs(share - theory.p_spin_index(p, u, n)) < 3 * np.log(n) / n  # a rigid spectrum
+    threshold = -2 * np.sqrt(2 / 3)
+    assert theory.p_spin_index(3, threshold, 10**9) < 1e-9 < theory.p_spin_index(3, threshold + 0.01, 10**9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_gaussian_matrices_are_positive_definite_that_often(n):
+    draws = 200_000
+    a = np.random.default_rng(n).normal(size=(draws, n, n))
+    share = np.mean(np.linalg.eigvalsh(a + np.swapaxes(a, 1, 2))[:, 0] > 0)
+    expected = theory.goe_positive_definite(n)
+    standard_error = np.sqrt(expected * (1 - expected) / draws)  # 0.0011, 0.0008, 0.00035
+    assert abs(share - expected) < 4 * standard_error
+    with pytest.raises(ValueError, match=r"n: expected an integer in \[1, 3\], got 4"):
+        theory.goe_positive_definite(4)
+
+
+def test_a_wall_at_zero_costs_a_quarter_of_ln_3():
+    """The energy E = ½ (∫ x² ρ - ∬ ln|x - y| ρρ) of the charges, held by the wall less free, in units of n².
+
+    Free: the semicircle of radius √2. With the wall: ρ = √(L - x) (L + 2 x) / (2π √x) on [0, L], L² = 8/3 (Dean &
+    Majumdar 2006). In equilibrium x² - 2 ∫ ln|x - y| ρ is a constant c on the support, so E = ¼ (∫ x² ρ + c).
+    """
+    angle = (np.arange(400_000) + 0.5) * np.pi / 2 / 400_000
+    wall = np.sqrt(8 / 3)
+    # x = L sin²φ: ρ dx = 2 L cos²φ (L + 2 x) / 2π dφ
+    x = wall * np.sin(angle) ** 2
+    mass = 2 * wall * np.cos(angle) ** 2 * (wall + 2 * x) / (2 * np.pi) * (np.pi / 2 / len(angle))
+    np.testing.assert_allclose(np.sum(mass), 1, rtol=1e-9)
+    level = wall**2 - 2 * np.sum(np.log(wall - x) * mass)
+    np.testing.assert_allclose(level, -2 * np.sum(np.log(x) * mass), rtol=1e-5)  # the same at 0: an equilibrium
+    held = (np.sum(x**2 * mass) + level) / 4
+    radius = np.sqrt(2)
+    y = radius * np.cos(2 * angle)
+    free_mass = 2 / np.pi * np.sin(2 * angle) ** 2 * (np.pi / len(angle))
+    np.testing.assert_allclose(np.sum(free_mass), 1, rtol=1e-9)
+    free = (np.sum(y**2 * free_mass) + radius**2 - 2 * np.sum(np.log(radius - y) * free_mass)) / 4
+    np.testing.assert_allclose(theory.goe_positive_definite_log(1), -(held - free), rtol=1e-5)
+    np.testing.assert_allclose(theory.goe_positive_definite_log(30), 900 * theory.goe_positive_definite_log(1))

@@ -189,14 +189,13 @@ def _outer_residual(delta: jax.Array, moved: jax.Array, e: jax.Array) -> jax.Arr
     return jnp.einsum("nps,nqr->pqrs", delta[:, :, None] * e[:, None, :], moved)
 
 
-def flat_directions(layers: Sequence[Layer], rescaling: str) -> jax.Array:
+def flat_directions(layers: Sequence[Layer], units: str) -> jax.Array:
     """Directions (P, k) in which symmetry makes the Hessian flat, not normalised.
 
     The class shift, in + 1 of them: one vector added to every class of the last layer, exact at any point, as
-    softmax(z + c 1) = softmax(z). And where ``rescaling`` is "units" (φ(s a) = s φ(a) for s > 0, as for ReLU): each
-    hidden unit's incoming weights up, its outgoing ones down by the same factor; for "gauge" (a linear φ): W_l → X W_l,
-    W_{l+1} → W_{l+1} X⁻¹ for any X. Along these the loss is constant, on a curve, so that the Hessian vanishes there at
-    critical points, and only there. "none" leaves them out.
+    softmax(z + c 1) = softmax(z). And where ``units`` (of a ``Symmetry``) are "positive": each hidden unit's incoming
+    weights up, its outgoing ones down by the same factor; where "linear": W_l → X W_l, W_{l+1} → W_{l+1} X⁻¹ for any X.
+    Along these the loss is constant, on a curve, so that the Hessian vanishes there at critical points, and only there.
     """
     zeros = [jax.tree.map(jnp.zeros_like, (layer.weight, layer.bias)) for layer in layers]
 
@@ -219,8 +218,8 @@ def flat_directions(layers: Sequence[Layer], rescaling: str) -> jax.Array:
 
     inputs = layers[-1].weight.shape[1] + (layers[-1].bias is not None)
     found = [jax.vmap(shift)(jnp.arange(inputs))]
-    for m in range(len(layers) - 1) if rescaling != "none" else []:
-        units = jnp.arange(len(layers[m].weight))
-        pairs = (units, units) if rescaling == "units" else map(jnp.ravel, jnp.meshgrid(units, units))
+    for m in range(len(layers) - 1) if units in ("positive", "linear") else []:
+        each = jnp.arange(len(layers[m].weight))
+        pairs = (each, each) if units == "positive" else map(jnp.ravel, jnp.meshgrid(each, each))
         found.append(jax.vmap(functools.partial(gauge, m))(*pairs))
     return jnp.concatenate(found).T

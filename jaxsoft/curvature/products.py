@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxsoft.symmetry import Symmetry
+
 Params = Any
 Loss = Callable[[Params], jax.Array]
 Flat = Callable[[jax.Array], jax.Array]
@@ -32,7 +34,7 @@ class Composite:
     outputs: params -> (n, C). cost: (n, C) -> scalar. penalty: params -> scalar, or None.
     closed_form: (params, residual) -> (P, P), the Hessian for residual = True, its Gauss-Newton part (and the penalty)
     for False; None where there is none. null: params -> (P, k), orthonormal directions along which the loss is
-    constant or its Hessian vanishes by symmetry.
+    constant or its Hessian vanishes by symmetry. symmetry: the maps of params that leave the loss alone, where known.
 
     It is called like any loss; ``hessian``, ``gauss_newton`` and ``inertia`` use what it knows.
     """
@@ -42,6 +44,7 @@ class Composite:
     penalty: Loss | None = None
     closed_form: Callable[[Params, bool], jax.Array] | None = None
     null: Callable[[Params], jax.Array] | None = None
+    symmetry: Symmetry | None = None
 
     def __call__(self, params: Params) -> jax.Array:
         cost = self.cost(self.outputs(params))
