@@ -222,7 +222,7 @@ def test_no_certificate_is_wrong(drawn):
         clear = np.abs(np.abs(values) - band) > float(found.bound) + doubt
         if found.method != "lanczos":
             assert found.undecided <= size - np.sum(clear)  # undecided only within the bound of an edge
-        assert found.negative + found.zero + found.positive + found.undecided == size
+        assert found.negative + found.zero + found.positive + found.undecided + found.null == size
 
 
 def test_three_methods_agree_on_a_thousand_planted_matrices(x64):

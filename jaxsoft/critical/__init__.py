@@ -12,6 +12,7 @@ A critical point is one with ‖∇L‖ <= tol (1e-8 in float64) whose Newton st
 of negative curvatures, certified.
 """
 
+from jaxsoft.critical.graph import SaddleGraph, saddle_graph
 from jaxsoft.critical.methods import (
     METHODS,
     Method,
@@ -31,6 +32,7 @@ __all__ = [
     "VERDICTS",
     "CriticalPoint",
     "Method",
+    "SaddleGraph",
     "Verdict",
     "eigenvector_following",
     "find",
@@ -43,5 +45,6 @@ __all__ = [
     "newton_mr",
     "perturbed_gd",
     "saddle_free",
+    "saddle_graph",
     "trust_region",
 ]

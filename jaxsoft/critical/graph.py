@@ -115,11 +115,12 @@ def _ways_down(loss: Loss, points: CriticalPoint, node: int, ways: int, step: fl
     index = int(points.inertia.negative[node])
     theta = np.asarray(ravel_pytree(params)[0])
     lowest = np.linalg.eigh(np.asarray(hessian(loss, params)))[1][:, :index]
+    most = min(ways - 1, len(theta))
     made = []
     for i in range(min(index, ways)):
-        others = np.delete(lowest, i, axis=1)[:, : ways - 1]
+        others = np.delete(lowest, i, axis=1)[:, :most]
         for j in range(others.shape[1] + 1):
-            uphill = np.zeros((len(theta), ways - 1))
+            uphill = np.zeros((len(theta), most))
             uphill[:, :j] = others[:, :j]
             for side in (-1, 1):
                 start = theta + side * step * (1 + np.linalg.norm(theta)) * lowest[:, i]

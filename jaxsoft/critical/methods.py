@@ -26,6 +26,7 @@ from jaxsoft.curvature.products import Flat
 
 DECREASE = 1e-4  # the share of the predicted decrease that a backtracked step must bring (Armijo)
 HALVINGS = 50
+FIRST_STEP = 1e-2  # α of the methods without a model, doubled from step to step; a long one would leave the basin
 CUT = 1e-9  # modes with |λ| <= CUT max |λ| count as flat: dense steps do not move along them
 BISECTIONS = 60
 
@@ -92,7 +93,7 @@ def _backtrack(
 ) -> tuple[Iterate, jax.Array, jax.Array]:
     """The first of θ + α p, α = ``longest``, half of it, ..., with merit <= merit(θ) + 10⁻⁴ α slope: it, α, found.
 
-    Where rounding hides a decrease of the merit, one of ‖g‖ will do (Hager & Zhang 2005).
+    Where the predicted decrease is less than the merit's rounding, one of ‖g‖ will do (Hager & Zhang 2005).
     """
     begin = merit(at)
     slope = jnp.minimum(slope, 0)
@@ -104,7 +105,7 @@ def _backtrack(
         new = surface.at(at.theta + alpha * direction)
         value = merit(new)
         lower = (value <= begin + DECREASE * alpha * slope) & (value < begin)
-        hidden = (value <= begin + rounding) & (_half_square(new) < _half_square(at))
+        hidden = (-alpha * slope <= rounding) & (value <= begin + rounding) & (_half_square(new) < _half_square(at))
         return alpha, new, (lower | hidden) & jnp.all(jnp.isfinite(new.grad)), tries + 1
 
     def going(carry: Trial) -> jax.Array:
@@ -154,7 +155,7 @@ def gradient_norm() -> Method:
         new, alpha, good = _backtrack(surface, at, -slope, _half_square, -jnp.vdot(slope, slope), 2 * memory)
         return new, jnp.where(good, alpha, memory), ~good
 
-    return Method(lambda at: jnp.ones((), at.loss.dtype), move)
+    return Method(lambda at: jnp.full((), FIRST_STEP, at.loss.dtype), move)
 
 
 def newton() -> Method:
@@ -241,10 +242,10 @@ def _collapsed(radius: jax.Array, at: Iterate) -> jax.Array:
 
 
 class _Followed(NamedTuple):
-    """radius: Δ. directions: (P, k), what the uphill modes looked like at the last step."""
+    """radius: Δ. directions: (P, k), the modes that went uphill at the last step; None where the lowest do."""
 
     radius: jax.Array
-    directions: jax.Array
+    directions: jax.Array | None
 
 
 def eigenvector_following(
@@ -262,22 +263,24 @@ def eigenvector_following(
     Simons & Shepard (1985), "Search for stationary points on surfaces", whose two shifts of P-RFO the trust region
     replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and (C60)55 clusters", for any index.
     """
-    if not checks.traced(index):
+    if not isinstance(index, jax.Array):
         checks.count("index", index, at_least=0)
     checks.positive("radius", radius)
 
     def start(at: Iterate) -> _Followed:
-        along = jnp.zeros((at.theta.size, 0), at.theta.dtype) if directions is None else jnp.asarray(directions)
-        return _Followed(jnp.asarray(radius, at.loss.dtype), along)
+        return _Followed(jnp.asarray(radius, at.loss.dtype), directions)
 
     def move(surface: Surface, at: Iterate, memory: _Followed, key: jax.Array) -> Moved:
         size, delta = at.theta.size, memory.radius
         if not checks.traced(index) and index > size:
             raise ValueError(f"index: expected at most {size}, the number of parameters, got {index}")
         values, vectors = jnp.linalg.eigh(surface.hessian(at.theta))
-        likeness = jnp.sum(jnp.square(vectors.T @ memory.directions), axis=1)
-        order = jnp.argsort(-likeness, stable=True)  # without directions the lowest come first
-        uphill = jnp.zeros(size, jnp.bool_).at[order].set(jnp.arange(size) < index)
+        uphill, followed = jnp.arange(size) < index, memory.directions
+        if followed is not None:
+            order = jnp.argsort(-jnp.sum(jnp.square(vectors.T @ followed), axis=1))
+            kept = followed.shape[1]
+            followed = jnp.where(jnp.arange(kept)[None] < index, vectors[:, order[:kept]], 0)
+            uphill = jnp.zeros(size, jnp.bool_).at[order].set(uphill)
         steep, along = _modes(values, vectors, at.grad)
         force = jnp.where(uphill, along, -along)
         modes = _within(delta, jnp.where(steep, force, 0), jnp.abs(values))
@@ -288,8 +291,6 @@ def eigenvector_following(
         length = jnp.linalg.norm(modes)
         grown = jnp.where((error < 0.1) & (length > 0.9 * delta), 2 * delta, delta)
         delta = jnp.where(error <= 0.5, grown, jnp.minimum(length, delta) / 2)
-        kept = memory.directions.shape[1]
-        followed = jnp.where(jnp.arange(kept) < index, vectors[:, order[:kept]], 0)
         return _choose(good, new, at), _Followed(delta, followed), _collapsed(delta, at) | (length == 0)
 
     return Method(start, move, segment=4)
@@ -327,7 +328,7 @@ def perturbed_gd(
     checks.count("patience", patience)
 
     def start(at: Iterate) -> _Perturbed:
-        return _Perturbed(jnp.ones((), at.loss.dtype), jnp.asarray(patience), at, jnp.zeros((), jnp.bool_))
+        return _Perturbed(jnp.full((), FIRST_STEP, at.loss.dtype), jnp.asarray(patience), at, jnp.zeros((), jnp.bool_))
 
     def move(surface: Surface, at: Iterate, memory: _Perturbed, key: jax.Array) -> Moved:
         slow = jnp.linalg.norm(at.grad) <= threshold
