@@ -72,7 +72,10 @@ def evaluate(measure: Callable[[Params], dict[str, jax.Array]], points: Params) 
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"points: expected the same number of points in every leaf, got {sorted(lengths)}")
     [count] = lengths
-    like = jax.eval_shape(measure, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), points))
+    traced_once = jax.jit(lambda params: measure(params))  # of this call alone: what measure closes over may change
+    like = jax.eval_shape(
+        traced_once, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), points)
+    )
     if not isinstance(like, dict) or not all(hasattr(value, "dtype") for value in like.values()):
         got = "an array" if hasattr(like, "dtype") else type(like).__name__
         raise TypeError(f"measure: expected a dict of arrays by name, got {got}")
@@ -86,7 +89,7 @@ def evaluate(measure: Callable[[Params], dict[str, jax.Array]], points: Params) 
 
         def step(state: tuple[Params, dict[str, jax.Array], jax.Array]) -> tuple[object, Info]:
             here, result, done = state
-            return (here, measure(here), jnp.full((), CONVERGED, jnp.int32)), Info(done, {}, result)
+            return (here, traced_once(here), jnp.full((), CONVERGED, jnp.int32)), Info(done, {}, result)
 
         return Process(init, step)
 
