@@ -68,7 +68,8 @@ def evaluate(measure: Callable[[Params], dict[str, jax.Array]], points: Params) 
     import jax.numpy as jnp
 
     points = jax.tree.map(jnp.asarray, points)
-    like = jax.eval_shape(measure, points_of("points", points)[1])
+    traced_once = jax.jit(lambda params: measure(params))  # of this call alone: what measure closes over may change
+    like = jax.eval_shape(traced_once, points_of("points", points)[1])
     if not isinstance(like, dict) or not all(hasattr(value, "dtype") for value in like.values()):
         got = "an array" if hasattr(like, "dtype") else type(like).__name__
         raise TypeError(f"measure: expected a dict of arrays by name, got {got}")
@@ -80,7 +81,7 @@ def evaluate(measure: Callable[[Params], dict[str, jax.Array]], points: Params) 
 
         def step(state: tuple[Params, dict[str, jax.Array], jax.Array]) -> tuple[object, Info]:
             here, result, done = state
-            return (here, measure(here), jnp.full((), CONVERGED, jnp.int32)), Info(done, {}, result)
+            return (here, traced_once(here), jnp.full((), CONVERGED, jnp.int32)), Info(done, {}, result)
 
         return Process(init, step)
 

@@ -113,14 +113,14 @@ class Plan:
     """Sizes of one block's programs.
 
     width: lanes side by side on one device. interval: steps between two looks. looks: looks in a segment.
-    flops: of one step of one lane, as the compiler counts. lane_bytes: working set of one lane.
+    flops: of one step of one lane, as the compiler counts. state_bytes: what a lane holds between two segments.
     """
 
     width: int
     interval: int
     looks: int
     flops: float
-    lane_bytes: int
+    state_bytes: int
 
 
 class Program:
@@ -216,11 +216,10 @@ class Program:
         """
         flops = self._compiled_once("flops", self._flops)
         state_bytes = _bytes(self.lane)
-        lane_bytes = state_bytes
         if width is None and like is not None and 0.5 <= flops / like.flops <= 2.0:
-            width, lane_bytes = like.width, like.lane_bytes
+            width = like.width
         if width is None:
-            lane_bytes += self._compiled_once("memory", self._scratch_bytes)
+            lane_bytes = state_bytes + self._compiled_once("memory", self._scratch_bytes)
             on_cpu = self.devices[0].platform == "cpu"
             most = CPU_WIDTH if on_cpu else ACCELERATOR_WIDTH
             fitting = BLOCK_BYTES if self.one_by_one else CACHE_BYTES
@@ -230,7 +229,7 @@ class Program:
         budget = max(1, int(SEGMENT_FLOPS / (flops * width))) if segment is None else segment
         interval = max(d for d in range(1, record_every + 1) if record_every % d == 0 and (d <= budget or d == 1))
         looks = max(1, min(budget // interval, -(-int(self.limit) // interval), 4096))
-        return Plan(width, interval, looks, flops, lane_bytes)
+        return Plan(width, interval, looks, flops, state_bytes)
 
     def _flops(self) -> float:
         return max(float((self._lowered_step.cost_analysis() or {}).get("flops", 0.0)), 1.0)

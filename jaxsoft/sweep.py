@@ -121,7 +121,7 @@ def _chunk_size(program: Program, plan: Plan, times: np.ndarray, steps: int) -> 
     pack = plan.width * len(program.devices)
     like = program.outcome
     bytes_per_lane = sum(x.size * x.dtype.itemsize * len(times) for x in like.record.values())
-    bytes_per_lane += sum(x.size * x.dtype.itemsize for x in like.final.values()) + 2 * plan.lane_bytes
+    bytes_per_lane += sum(x.size * x.dtype.itemsize for x in like.final.values()) + 2 * plan.state_bytes
     lanes = min(CHUNK_FLOPS / (plan.flops * steps), CHUNK_BYTES / bytes_per_lane)
     return pack * max(1, int(lanes) // pack)
 

@@ -5,6 +5,7 @@ Everything here is one pure function of arrays: it runs under jit and vmap, and 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,8 +17,9 @@ from jaxsoft.curvature.products import Flat, Loss, Params, check, hessian, produ
 
 MODERATE = 30  # exponents of two up to which nothing is scaled
 DENSE_SIZE = 256  # up to so many parameters the whole matrix is cheaper than a search
-KEEP = 2  # blocks of Ritz vectors kept over a restart
-BLOCKS = 12  # blocks in the subspace
+BLOCKS, KEEP = 12, 4  # blocks in the space, and blocks of Ritz vectors kept over a restart
+STRIDE = 2  # blocks between two looks at the residuals
+MARGIN = 0.9  # of tol: the residuals measured at the end differ from those estimated by rounding
 
 
 class Spectrum(NamedTuple):
@@ -35,16 +37,33 @@ class Spectrum(NamedTuple):
     products: jax.Array
 
 
-class _Search(NamedTuple):
-    """The Ritz vectors kept (P, kept) and H times them; the wanted pairs; ``left`` = H v - λ v (P, k) of these."""
+class Space(NamedTuple):
+    """A block Krylov space in the making.
+
+    basis: Q (P, m), orthonormal; columns not filled yet are zero. small: Qᵀ H Q (m, m). square: ‖H Q‖_F². block: the
+    next one (P, b). coupling: block ᵀ H times the block before it (b, b); with the rest of Q that product has nothing
+    in common, so that H Q - Q small = block · coupling in the last b columns.
+    """
 
     basis: jax.Array
-    image: jax.Array
+    small: jax.Array
+    square: jax.Array
+    block: jax.Array
+    coupling: jax.Array
+
+
+class _Search(NamedTuple):
+    """The space, filled up to column ``filled``; its Ritz values and their coefficients; ``good``: whether the wanted
+    pairs have converged, as estimated."""
+
+    space: Space
+    filled: jax.Array
     values: jax.Array
-    vectors: jax.Array
-    left: jax.Array
+    mix: jax.Array
     scale: jax.Array
-    cycles: jax.Array
+    restarts: jax.Array
+    taken: jax.Array
+    good: jax.Array
 
 
 @jax.jit  # without copies of a large matrix
@@ -63,21 +82,22 @@ def lengths(columns: jax.Array) -> jax.Array:
 def orthonormal(block: jax.Array, against: jax.Array, key: jax.Array) -> jax.Array:
     """Orthonormal columns for ``block`` (P, b), orthogonal to the columns of ``against`` (P, m; zeros are free).
 
-    Gram-Schmidt twice, then QR, and both again ("twice is enough", Giraud et al. 2005). Columns that have nothing left
-    are replaced by random ones, so a block keeps its rank where the Krylov space ends.
+    Gram-Schmidt and QR, twice ("twice is enough", Giraud et al. 2005). Columns that have nothing left are replaced by
+    random ones, so a block keeps its rank where the Krylov space ends; these are rare, and drawn only then.
     """
-    noise = jax.random.normal(key, block.shape, block.dtype)
     tiny = 100 * jnp.finfo(block.dtype).eps
-    block = block / jnp.maximum(lengths(block)[None], jnp.finfo(block.dtype).tiny)
-    for _ in range(2):
-        for _ in range(2):
-            block = block - against @ (against.T @ block)
-        q, r = jnp.linalg.qr(block)
-        lost = jnp.abs(jnp.diagonal(r)) <= tiny
-        block = jnp.where(lost[None], noise, q)
-    for _ in range(2):
-        block = block - against @ (against.T @ block)
-    return jnp.linalg.qr(block)[0]
+
+    def project(block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        q, r = jnp.linalg.qr(block - against @ (against.T @ block))
+        return q, jnp.abs(jnp.diagonal(r)) <= tiny
+
+    def fill(q: jax.Array, lost: jax.Array) -> jax.Array:
+        noise = jax.random.normal(key, block.shape, block.dtype)
+        again, still = project(project(jnp.where(lost[None], noise, q))[0])
+        return project(jnp.where(still[None], noise, again))[0]
+
+    q, lost = project(block / jnp.maximum(lengths(block)[None], jnp.finfo(block.dtype).tiny))
+    return project(jax.lax.cond(jnp.any(lost), fill, lambda q, _: q, q, lost))[0]
 
 
 def spectrum(
@@ -123,9 +143,14 @@ def scaled(apply: Flat, size: int, dtype: jnp.dtype) -> tuple[Flat, jax.Array]:
     return lambda v: jnp.ldexp(apply(v), -unit), unit
 
 
+def _low(k: int, which: str) -> int:
+    """How many of k wanted values are the lowest ones."""
+    return {"SA": k, "LA": 0, "BE": k - k // 2}[which]
+
+
 def _wanted(size: int, k: int, which: str) -> np.ndarray:
     """Places of the wanted values among ``size`` ascending ones."""
-    low = {"SA": k, "LA": 0, "BE": k - k // 2}[which]
+    low = _low(k, which)
     return np.concatenate([np.arange(low), np.arange(size - (k - low), size)])
 
 
@@ -138,65 +163,86 @@ def _dense(matrix: jax.Array, wanted: np.ndarray, tol: float) -> Spectrum:
     return Spectrum(values, vectors, residuals, residuals <= tol * scale, taken)
 
 
-def krylov(
-    apply: Flat, basis: jax.Array, image: jax.Array, block: jax.Array, begin: int, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Fill the basis Q (P, m) and its image H Q from column ``begin`` on: each block (P, b) is H times the one before,
-    orthonormalised against all columns so far (those not filled yet are zero)."""
-    width = block.shape[1]
-
-    def add(i: int, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        basis, image, block = carry
-        basis = jax.lax.dynamic_update_slice_in_dim(basis, block, begin + i * width, axis=1)
-        moved = apply(block)
-        image = jax.lax.dynamic_update_slice_in_dim(image, moved, begin + i * width, axis=1)
-        return basis, image, orthonormal(moved, basis, jax.random.fold_in(key, i))
-
-    steps = (basis.shape[1] - begin) // width
-    basis, image, _ = jax.lax.fori_loop(0, steps, add, (basis, image, block))
-    return basis, image
+def empty(block: jax.Array, columns: int) -> Space:
+    """A space of so many columns, none filled, that begins with ``block``."""
+    (size, width), dtype = block.shape, block.dtype
+    zeros = functools.partial(jnp.zeros, dtype=dtype)
+    return Space(zeros((size, columns)), zeros((columns, columns)), zeros(()), block, zeros((width, width)))
 
 
-def random_krylov(
-    apply: Flat, size: int, dtype: jnp.dtype, width: int, blocks: int, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """An orthonormal basis Q (P, width · blocks) of a random block Krylov space, and H Q."""
-    zeros = jnp.zeros((size, width * blocks), dtype)
+def extend(apply: Flat, space: Space, begin: jax.Array | int, key: jax.Array) -> Space:
+    """Put the next block in at column ``begin``; after it comes H times it, orthonormalised against all so far."""
+    width = space.block.shape[1]
+    basis = jax.lax.dynamic_update_slice_in_dim(space.basis, space.block, begin, axis=1)
+    moved = apply(space.block)
+    column = basis.T @ moved
+    small = jax.lax.dynamic_update_slice_in_dim(space.small, column.T, begin, axis=0)
+    small = jax.lax.dynamic_update_slice_in_dim(small, column, begin, axis=1)
+    inner = jax.lax.dynamic_slice_in_dim(column, begin, width)
+    small = jax.lax.dynamic_update_slice(small, (inner + inner.T) / 2, (begin, begin))
+    block = orthonormal(moved, basis, key)
+    return Space(basis, small, space.square + jnp.sum(jnp.square(moved)), block, block.T @ moved)
+
+
+def krylov(apply: Flat, space: Space, begin: jax.Array | int, blocks: int, key: jax.Array) -> Space:
+    """Extend a space by so many blocks from column ``begin`` on."""
+    width = space.block.shape[1]
+    return jax.lax.fori_loop(
+        0, blocks, lambda i, x: extend(apply, x, begin + i * width, jax.random.fold_in(key, i)), space
+    )
+
+
+def random_krylov(apply: Flat, size: int, dtype: jnp.dtype, width: int, blocks: int, key: jax.Array) -> Space:
+    """A random block Krylov space of so many blocks."""
     draw, key = jax.random.split(key)
-    start = orthonormal(jax.random.normal(draw, (size, width), dtype), zeros, draw)
-    return krylov(apply, zeros, zeros, start, 0, key)
+    return krylov(apply, empty(_random(size, width, dtype, draw), width * blocks), 0, blocks, key)
+
+
+def _random(size: int, width: int, dtype: jnp.dtype, key: jax.Array) -> jax.Array:
+    return jnp.linalg.qr(jax.random.normal(key, (size, width), dtype))[0]
 
 
 def _search(
     apply: Flat, size: int, dtype: jnp.dtype, k: int, which: str, tol: float, key: jax.Array, max_restarts: int
 ) -> Spectrum:
-    kept, total = KEEP * k, BLOCKS * k
-    wanted, keep = _wanted(total, k, which), _wanted(total, kept, which)
+    total, kept = BLOCKS * k, KEEP * k
+    low, keep = _low(k, which), _wanted(total, kept, which)
 
-    def project(basis: jax.Array, image: jax.Array, scale: jax.Array, cycles: jax.Array) -> _Search:
-        small = basis.T @ image
-        values, mix = jnp.linalg.eigh((small + small.T) / 2)
-        vectors = basis @ mix[:, wanted]
-        left = image @ mix[:, wanted] - vectors * values[wanted][None]
-        scale = jnp.maximum(scale, jnp.max(jnp.abs(values)))
-        return _Search(basis @ mix[:, keep], image @ mix[:, keep], values[wanted], vectors, left, scale, cycles + 1)
+    def wanted(filled: jax.Array) -> jax.Array:
+        return jnp.concatenate([jnp.arange(low), filled - (k - low) + jnp.arange(k - low)])
+
+    def judged(search: _Search) -> _Search:
+        """With the Ritz values; columns not filled yet are put above all of these."""
+        space, filled = search.space, search.filled
+        norm = jnp.max(jnp.sum(jnp.abs(space.small), axis=1))
+        above = jnp.where(jnp.arange(total) < filled, 0, jnp.where(norm > 0, 2 * norm, 1))
+        values, mix = jnp.linalg.eigh(space.small + jnp.diag(above))
+        scale = jnp.maximum(search.scale, jnp.max(jnp.abs(jnp.where(jnp.arange(total) < filled, values, 0))))
+        last = jax.lax.dynamic_slice_in_dim(mix, filled - k, k)[:, wanted(filled)]
+        good = ~jnp.any(lengths(space.coupling @ last) > MARGIN * tol * scale)
+        return search._replace(values=values, mix=mix, scale=scale, good=good)
 
     def restart(search: _Search) -> _Search:
-        draw = jax.random.fold_in(key, search.cycles)
-        rest = jnp.zeros((size, total - kept), dtype)
-        basis, image = (jnp.concatenate([a, rest], axis=1) for a in (search.basis, search.image))
-        basis, image = krylov(apply, basis, image, orthonormal(search.left, basis, draw), kept, draw)
-        return project(basis, image, search.scale, search.cycles)
+        basis = jnp.zeros_like(search.space.basis).at[:, :kept].set(search.space.basis @ search.mix[:, keep])
+        small = jnp.diag(jnp.zeros(total, dtype).at[:kept].set(search.values[keep]))
+        space = search.space._replace(basis=basis, small=small)
+        return search._replace(space=space, filled=jnp.full_like(search.filled, kept), restarts=search.restarts + 1)
 
-    def residuals(search: _Search) -> jax.Array:
-        return lengths(search.left)
+    def grown(search: _Search, blocks: int) -> _Search:
+        space = krylov(apply, search.space, search.filled, blocks, jax.random.fold_in(key, search.taken))
+        return judged(search._replace(space=space, filled=search.filled + blocks * k, taken=search.taken + blocks * k))
+
+    def step(search: _Search) -> _Search:
+        return grown(jax.lax.cond(search.filled == total, restart, lambda x: x, search), STRIDE)
 
     def unfinished(search: _Search) -> jax.Array:
-        return jnp.any(residuals(search) > tol * search.scale) & (search.cycles <= max_restarts)
+        return ~search.good & ((search.filled < total) | (search.restarts < max_restarts))
 
-    basis, image = random_krylov(apply, size, dtype, k, BLOCKS, key)
-    first = project(basis, image, jnp.zeros((), dtype), jnp.zeros((), jnp.int32))
-    search = jax.lax.while_loop(unfinished, restart, first)
-    taken = k * (BLOCKS + (BLOCKS - KEEP) * (search.cycles - 1))
-    found = residuals(search)
-    return Spectrum(search.values, search.vectors, found, found <= tol * search.scale, taken)
+    zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros(total, dtype)
+    space = empty(_random(size, k, dtype, key), total)
+    first = _Search(space, zero, nothing, jnp.zeros_like(space.small), nothing[0], zero, zero, nothing[0] > 0)
+    search = jax.lax.while_loop(unfinished, step, grown(first, BLOCKS))
+    places = wanted(search.filled)
+    values, vectors = search.values[places], search.space.basis @ search.mix[:, places]
+    residuals = lengths(apply(vectors) - vectors * values[None])
+    return Spectrum(values, vectors, residuals, residuals <= tol * search.scale, search.taken + k)

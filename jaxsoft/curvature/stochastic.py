@@ -65,9 +65,7 @@ def density(loss: Loss, params: Params, key: jax.Array, *, probes: int = 16, dep
     apply = products(loss, params)
 
     def quadrature(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        basis, image = random_krylov(apply, size, dtype, 1, depth, key)
-        small = basis.T @ image
-        nodes, mix = jnp.linalg.eigh((small + small.T) / 2)
+        nodes, mix = jnp.linalg.eigh(random_krylov(apply, size, dtype, 1, depth, key).small)
         return nodes, jnp.square(mix[0])
 
     with jax.default_matmul_precision("highest"):
