@@ -58,7 +58,7 @@ def surface(p: int, config: Config) -> Problem:
 
 
 def starts(made: Problem, count: int, seed: int) -> jax.Array:
-    return jax.vmap(made.init)(jax.random.split(jax.random.key(seed), count))
+    return jnp.asarray(jax.vmap(made.init)(jax.random.split(jax.random.key(seed), count)))
 
 
 def search(made: Problem, asked: np.ndarray, config: Config, *, newton: int, progress: bool) -> CriticalPoint:

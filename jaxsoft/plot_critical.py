@@ -26,7 +26,7 @@ def index_against_loss(points: CriticalPoint, *, parameters: int, ax: Axes | Non
 def saddle_graph(graph: SaddleGraph, *, ax: Axes | None = None) -> Axes:
     """Critical points by loss and index, a line for each way down; minima are filled."""
     ax = style.axes(ax)
-    loss, index = np.asarray(graph.points.loss), graph.index
+    loss, index = np.asarray(graph.points.loss), graph.indices
     place = _places(index, loss)
     for a, b in graph.edges:
         ax.plot(place[[a, b]], loss[[a, b]], color="0.75", lw=0.8, zorder=1)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse.linalg
-from jax.flatten_util import ravel_pytree
 
 from jaxsoft import critical, data, models, problem, sweep, theory
 from jaxsoft.critical.minres import minres
@@ -257,7 +256,7 @@ def test_the_saddles_below_the_top_of_four_wells(x64):
         return wells(p) + 0.1 * p[0]
 
     graph = critical.saddle_graph(tilted, jnp.zeros(2))
-    index = graph.index
+    index = graph.indices
     assert sorted(index.tolist()) == [0, 0, 0, 0, 1, 1, 1, 1, 2]
     assert np.sum((-1.0) ** index) == 1  # Poincaré and Hopf, for a loss that grows to all sides
     edges = {tuple(edge) for edge in graph.edges.tolist()}
@@ -272,7 +271,7 @@ def test_copies_of_a_point_are_one_node(x64):
     made = problem.classification(models.mlp([4, 2, 3]), data.iris(), l2=0.02)
     zero = jax.tree.map(jnp.zeros_like, made.init(jax.random.key(0)))
     graph = critical.saddle_graph(made.loss, zero, ways=2)
-    index, loss = graph.index, np.asarray(graph.points.loss)
+    index, loss = graph.indices, np.asarray(graph.points.loss)
     assert index[0] == 2 * 1  # h · (singular values of M above l2): theory below
     examples = data.iris()
     inputs = np.column_stack([examples.x, np.ones(150)]).astype(float)

@@ -30,7 +30,7 @@ class SaddleGraph(NamedTuple):
     lost: int
 
     @property
-    def index(self) -> np.ndarray:
+    def indices(self) -> np.ndarray:
         """(m,): the certified number of ways down from each point."""
         assert self.points.inertia is not None
         return np.asarray(self.points.inertia.negative)

@@ -258,10 +258,10 @@ def eigenvector_following(
     with the least μ >= 0 for which ‖p‖ <= Δ. Followed are the ``index`` lowest modes; with ``directions`` (P, k), k >=
     index, those most like them, and from then on those most like the ones of the step before. There is nothing that
     falls on the way to a saddle, so a step is taken where the quadratic model foretells the gradient,
-    ‖g(θ + p) - g - H p‖ < ‖g‖; Δ, ``radius`` at first, doubles where the error is below a tenth and halves above a half.
-    ``index`` may be traced: an axis of a sweep. Cerjan & Miller (1981), "On finding transition states"; Banerjee, Adams,
-    Simons & Shepard (1985), "Search for stationary points on surfaces", whose two shifts of P-RFO the trust region
-    replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and (C60)55 clusters", for any index.
+    ‖g(θ + p) - g - H p‖ < ‖g‖; Δ, ``radius`` at first, doubles where the error is below a tenth and halves above a
+    half. ``index`` may be traced: an axis of a sweep. Cerjan & Miller (1981), "On finding transition states"; Banerjee,
+    Adams, Simons & Shepard (1985), "Search for stationary points on surfaces", whose two shifts of P-RFO the trust
+    region replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and (C60)55 clusters", for any index.
     """
     if not isinstance(index, jax.Array):
         checks.count("index", index, at_least=0)

@@ -20,7 +20,6 @@ from jaxsoft.curvature import Inertia, inertia
 from jaxsoft.curvature.products import Loss, Params, check
 from jaxsoft.process import DIVERGED, Process
 
-
 MethodOf = Callable[[jax.Array], Method]
 
 
