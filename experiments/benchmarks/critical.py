@@ -4,11 +4,12 @@
     python -m experiments.benchmarks.critical
 
 The net 10-5-10 on 500 digits (115 parameters, 10 principal components) with a small penalty, float64, everything bound
-to one core. The peer does what the published finders do (Newton-MR: MINRES on Hessian-vector products, then backtracking
-on the squared gradient), one start after the other, with HIPS autograd and SciPy's MINRES; both take the same starts,
-the same tolerance of MINRES, the same rule for a step and the same ‖∇L‖ at the end. Starts lie near saddles and minima
-(ends of eigenvector following, moved by a random step), where both can arrive, and at random, where most searches stop
-at gradient-flat points: the peer has no verdict and calls whatever is below the field's usual ‖∇L‖² < 1e-10 critical.
+to one core. The peer does what the published finders do (Newton-MR: MINRES on Hessian-vector products, then
+backtracking on the squared gradient), one start after the other, with HIPS autograd and SciPy's MINRES; both take the
+same starts, the same tolerance of MINRES, the same rule for a step and the same ‖∇L‖ at the end. Starts lie near saddles
+and minima (ends of eigenvector following, moved by a random step), where both can arrive, and at random, where most
+searches stop at gradient-flat points: the peer has no verdict and calls whatever is below the field's usual
+‖∇L‖² < 1e-10 critical.
 
 A step of Newton-MR takes about as many products here as there, so steps per second compare the machinery, critical
 points per minute the whole. Read them as ratios of one run; cold is the first call, with compilation.
@@ -25,7 +26,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse.linalg
 from jax.flatten_util import ravel_pytree
 from rich.console import Console
 from rich.table import Table
@@ -109,6 +109,7 @@ def peers(made: Problem, dataset: Any, starts: Any, config: Config) -> Ends:
     """Newton-MR with autograd's gradients and products, and SciPy's MINRES."""
     autograd: Any = importlib.import_module("autograd")
     anp: Any = importlib.import_module("autograd.numpy")
+    linalg: Any = importlib.import_module("scipy.sparse.linalg")
     x, y = np.asarray(dataset.x, np.float64), np.asarray(dataset.y)
     rows = np.arange(len(y))
     sizes = (10, config.hidden, 10)
@@ -135,8 +136,8 @@ def peers(made: Problem, dataset: Any, starts: Any, config: Config) -> Ends:
             if np.linalg.norm(g) <= config.tol:
                 return float(np.linalg.norm(g)), step
             at = t
-            h = scipy.sparse.linalg.LinearOperator((len(t), len(t)), matvec=lambda v, at=at: product(at, v))
-            p = scipy.sparse.linalg.minres(h, -g, rtol=config.solver_tol, maxiter=2 * len(t))[0]
+            h = linalg.LinearOperator((len(t), len(t)), matvec=lambda v, at=at: product(at, v))
+            p = linalg.minres(h, -g, rtol=config.solver_tol, maxiter=2 * len(t))[0]
             slope, alpha = float(p @ product(t, g)), 1.0
             for _ in range(HALVINGS):
                 new = gradient(t + alpha * p)
