@@ -300,8 +300,9 @@ def perturbed_gd(
     """Gradient descent that does not stay at strict saddles: where ‖g‖ <= ``threshold`` it steps aside at random.
 
     The step aside is uniform in a ball of ``radius``. Where the loss has not fallen by ``decrease`` after ``patience``
-    steps the point before was no saddle with a way down that matters: the search goes back and descends undisturbed. α
-    by backtracking. Jin, Ge, Netrapalli, Kakade & Jordan (2017), "How to escape saddle points efficiently", algorithm 1.
+    steps the point before was no saddle with a way down that matters: the search goes back and descends undisturbed.
+    α by backtracking. Jin, Ge, Netrapalli, Kakade & Jordan (2017), "How to escape saddle points efficiently",
+    algorithm 1.
     """
     for name, value in (("threshold", threshold), ("radius", radius), ("decrease", decrease)):
         checks.positive(name, value)
