@@ -11,6 +11,7 @@ from experiments import (
     convex_softmax_regression,
     escape_against_scale,
     index_in_twenty_thousand,
+    no_local_optima_in_softmax_regression,
     zero_saddle_index,
 )
 from experiments.claim import Claim
@@ -119,3 +120,16 @@ def test_outliers_and_overlap_at_a_small_size(x64):
     assert 0 <= bulk_and_outliers.late(results, "8") <= 1
     assert bulk_and_outliers.plot(results, config).get_xlabel()
     assert bulk_and_outliers.outliers(np.array([9.0, 8.0, 1.0, 0.9])) == 2
+
+
+def test_softmax_regression_has_one_minimum_or_none(x64):
+    small = {"methods": ("saddle_free",), "scales": (0.01, 1.0), "starts": 12}
+    config = no_local_optima_in_softmax_regression.Config(**small)
+    results = no_local_optima_in_softmax_regression.main(config)
+    assert all(verdicts(no_local_optima_in_softmax_regression, config, results))
+    assert no_local_optima_in_softmax_regression.plot(results, config).get_xlabel()
+    config = no_local_optima_in_softmax_regression.Config(**small, pair=(1, 2))  # these two no plane separates
+    results = no_local_optima_in_softmax_regression.main(config)
+    by_name = {claim.name: claim for claim in no_local_optima_in_softmax_regression.claims(results, config)}
+    assert by_name["separable: ends called critical, saddle_free"].measured == 12
+    assert not by_name["separable: on the way to infinity, saddle_free"].passed
