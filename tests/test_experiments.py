@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import (
+    autoencoder_critical_points,
     baldi_hornik,
     bulk_and_outliers,
     convex_softmax_regression,
@@ -133,3 +134,17 @@ def test_softmax_regression_has_one_minimum_or_none(x64):
     by_name = {claim.name: claim for claim in no_local_optima_in_softmax_regression.claims(results, config)}
     assert by_name["separable: ends called critical, saddle_free"].measured == 12
     assert not by_name["separable: on the way to infinity, saddle_free"].passed
+
+
+def test_searches_find_the_critical_points_of_theory_and_no_others(x64, monkeypatch):
+    config = autoencoder_critical_points.Config(
+        name="random 4 x 5", width=3, scales=(0.3,), per_scale=4, descents=1, times=(20, 60), saddles=2,
+        methods=("newton_mr", "saddle_free"), indices=(2,),
+    )  # fmt: skip
+    results = autoencoder_critical_points.main(config)
+    assert (results["status"].sel(search="saddle_free") == "critical").all()
+    assert all(verdicts(autoencoder_critical_points, config, results))
+    assert autoencoder_critical_points.plot(results, config).get_xlabel()
+    right = theory.baldi_hornik
+    monkeypatch.setattr(theory, "baldi_hornik", lambda *a: (right(*a)[0] + 1, right(*a)[1]))
+    assert not verdicts(autoencoder_critical_points, config, results)[0]
