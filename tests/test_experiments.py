@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from experiments import (
+    autoencoder_critical_points,
     baldi_hornik,
     bulk_and_outliers,
     convex_softmax_regression,
     escape_against_scale,
     index_in_twenty_thousand,
+    no_local_optima_in_softmax_regression,
     zero_saddle_index,
 )
 from experiments.claim import Claim
@@ -119,3 +121,30 @@ def test_outliers_and_overlap_at_a_small_size(x64):
     assert 0 <= bulk_and_outliers.late(results, "8") <= 1
     assert bulk_and_outliers.plot(results, config).get_xlabel()
     assert bulk_and_outliers.outliers(np.array([9.0, 8.0, 1.0, 0.9])) == 2
+
+
+def test_softmax_regression_has_one_minimum_or_none(x64):
+    small = {"methods": ("saddle_free",), "scales": (0.01, 1.0), "starts": 12}
+    config = no_local_optima_in_softmax_regression.Config(**small)
+    results = no_local_optima_in_softmax_regression.main(config)
+    assert all(verdicts(no_local_optima_in_softmax_regression, config, results))
+    assert no_local_optima_in_softmax_regression.plot(results, config).get_xlabel()
+    config = no_local_optima_in_softmax_regression.Config(**small, pair=(1, 2))  # these two no plane separates
+    results = no_local_optima_in_softmax_regression.main(config)
+    by_name = {claim.name: claim for claim in no_local_optima_in_softmax_regression.claims(results, config)}
+    assert by_name["separable: ends called critical, saddle_free"].measured == 12
+    assert not by_name["separable: on the way to infinity, saddle_free"].passed
+
+
+def test_searches_find_the_critical_points_of_theory_and_no_others(x64, monkeypatch):
+    config = autoencoder_critical_points.Config(
+        name="random 4 x 5", width=3, scales=(0.3,), per_scale=4, descents=1, times=(20, 60), saddles=2,
+        methods=("newton_mr", "saddle_free"), indices=(2,),
+    )  # fmt: skip
+    results = autoencoder_critical_points.main(config)
+    assert (results["status"].sel(search="saddle_free") == "critical").all()
+    assert all(verdicts(autoencoder_critical_points, config, results))
+    assert autoencoder_critical_points.plot(results, config).get_xlabel()
+    right = theory.baldi_hornik
+    monkeypatch.setattr(theory, "baldi_hornik", lambda *a: (right(*a)[0] + 1, right(*a)[1]))
+    assert not verdicts(autoencoder_critical_points, config, results)[0]

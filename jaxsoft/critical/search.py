@@ -21,6 +21,7 @@ CRITICAL, GRADIENT_FLAT, DIVERGING_TO_INFINITY, MAX_STEPS, FAILED = range(5)
 FLAT = 0.9  # r above which a point is gradient-flat (Frye et al. 2021)
 NEAR = 1e-2  # a critical point is at most so far, relative to 1 + ‖θ‖
 OUTWARD_STEPS = 3
+SHORTER, HARDLY_SHORTER = 0.75, 0.95  # a step outwards is longer than that times the one before; the latter if near
 VERDICT_PRODUCTS = 1000
 PROBES = 8  # random vectors behind ‖H‖_F
 NUMBERS = ("flatness", "kernel", "distance", "norm", "drift")
@@ -128,12 +129,13 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
 
     and ρ = ‖H p + g‖ / ‖g‖ for the longest such p within 1 + ‖θ‖:
 
-    critical: ‖g‖ <= tol, r <= 0.9 and the critical point is near, ‖p‖ <= 0.01 (1 + ‖θ‖); or g is mere rounding.
+    critical: ‖g‖ <= tol, r <= 0.9 and the critical point is near, ‖p‖ <= 0.01 (1 + ‖θ‖), and the steps that follow p
+    become shorter; or g is mere rounding.
     gradient_flat: g lies in the kernel of H, r > 0.9 (Frye et al. 2021, "Critical point-finding methods reveal
     gradient-flat regions of deep network losses"), or nearly, ρ > 0.9: what would cancel it is farther away than θ is
     long; or ‖g‖ <= tol with the critical point not near.
     diverging_to_infinity: three Newton steps in a row lead outwards, lower both the loss and ‖g‖, and do not become
-    shorter: on separable data the gradient vanishes only at infinity.
+    shorter: on separable data the gradient vanishes only at infinity. Where θ is long they may be short beside it.
     failed: stuck for another reason; max_steps: none of these, the search would have gone on.
 
     Where Newton's steps only shrink by a constant factor (a degenerate point, H singular there) 4 p reaches beyond the
@@ -170,6 +172,8 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     left = at.grad + surface.product(at.theta)(solved.within)
     kernel = jnp.linalg.norm(left) / jnp.maximum(slope, tiny)
     near = length <= NEAR * reach(at.theta)
+    kept = jnp.where(near, HARDLY_SHORTER, SHORTER)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
+    tells = length > jnp.sqrt(jnp.finfo(at.loss.dtype).eps) * reach(at.theta)
 
     def onward(_: int, carry: tuple[Iterate, jax.Array, jax.Array]) -> tuple[Iterate, jax.Array, jax.Array]:
         here, step, outward = carry
@@ -177,12 +181,12 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
         following = newton_step(new).x
         outward &= (new.loss < here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(here.grad))
         outward &= jnp.linalg.norm(new.theta) > jnp.linalg.norm(here.theta)
-        outward &= jnp.linalg.norm(following) > 0.75 * jnp.linalg.norm(step)
+        outward &= jnp.linalg.norm(following) > kept * jnp.linalg.norm(step)
         return new, following, outward
 
-    outward = jax.lax.fori_loop(0, OUTWARD_STEPS, onward, (at, p, ~near & ~rounding))[2]
+    outward = jax.lax.fori_loop(0, OUTWARD_STEPS, onward, (at, p, tells & ~rounding))[2]
     flat = (flatness > FLAT) | (kernel > FLAT)
-    critical = (slope <= tol) & (rounding | (near & ~flat))
+    critical = (slope <= tol) & (rounding | (near & ~flat & ~outward))
     ended = jnp.where(stuck | ~jnp.isfinite(slope), FAILED, MAX_STEPS)
     otherwise = jnp.where(flat | (slope <= tol), GRADIENT_FLAT, ended)
     code = jnp.where(critical, CRITICAL, jnp.where(outward, DIVERGING_TO_INFINITY, otherwise))
