@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "checks",
+    "critical",
     "curvature",
     "data",
     "files",
@@ -28,6 +29,7 @@ _MODULES = (
     "optimizers",
     "plateau",
     "plot",
+    "plot_critical",
     "plot_curvature",
     "problem",
     "process",

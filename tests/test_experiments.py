@@ -11,6 +11,7 @@ from experiments import (
     bulk_and_outliers,
     convex_softmax_regression,
     escape_against_scale,
+    index_against_energy,
     index_in_twenty_thousand,
     no_local_optima_in_softmax_regression,
     zero_saddle_index,
@@ -148,3 +149,14 @@ def test_searches_find_the_critical_points_of_theory_and_no_others(x64, monkeypa
     right = theory.baldi_hornik
     monkeypatch.setattr(theory, "baldi_hornik", lambda *a: (right(*a)[0] + 1, right(*a)[1]))
     assert not verdicts(autoencoder_critical_points, config, results)[0]
+
+
+def test_the_index_on_a_small_random_surface_follows_its_energy(x64, monkeypatch):
+    config = index_against_energy.Config(n=8, starts=24, starts_each=3, max_steps=200)
+    results = index_against_energy.main(config)
+    made = index_against_energy.claims(results, config)
+    assert made[0].passed  # of every eigenvector, whatever was found
+    assert made[1].measured <= 1
+    assert index_against_energy.plot(results, config).get_xlabel()
+    wrong = results._replace(eigenvalues=results.eigenvalues[::-1])
+    assert not index_against_energy.claims(wrong, config)[0].passed

@@ -7,8 +7,8 @@ The net 10-5-10 on 500 digits (115 parameters, 10 principal components) with a s
 to one core. The peer does what the published finders do (Newton-MR: MINRES on Hessian-vector products, then
 backtracking on the squared gradient), one start after the other, with HIPS autograd and SciPy's MINRES; both take the
 same starts, the same tolerance of MINRES, the same rule for a step and the same ‖∇L‖ at the end. Starts lie near
-saddles and minima (ends of eigenvector following, moved by a random step), where both can arrive, and at random, where most
-searches stop at gradient-flat points: the peer has no verdict and calls whatever is below the field's usual
+saddles and minima (ends of eigenvector following, moved by a random step), where both can arrive, and at random, where
+most searches stop at gradient-flat points: the peer has no verdict and calls whatever is below the field's usual
 ‖∇L‖² < 1e-10 critical.
 
 A step of Newton-MR takes about as many products here as there, so steps per second compare the machinery, critical
