@@ -43,9 +43,9 @@ class Config:
 
     hidden: int = 5
     l2: float = 1e-2
-    near: int = 32
-    random: int = 16
-    peer_starts: int = 4
+    near: int = 24
+    random: int = 8
+    peer_starts: int = 2
     step: float = 0.02  # from a critical point, relative to 1 + ‖θ‖
     max_steps: int = 30
     solver_tol: float = 1e-3

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxsoft import checks
 from jaxsoft.critical.methods import METHODS, Iterate, Memory, Method, Surface, reach
 from jaxsoft.critical.minres import Solution, minres
-from jaxsoft.curvature.products import Loss, Params, check, flatten_loss, hessian, product
+from jaxsoft.curvature.products import Composite, Flat, Loss, Params, check, flatten_loss, hessian, product
 from jaxsoft.process import CONVERGED, RUNNING, Info, Process
 
 VERDICTS = ("critical", "gradient_flat", "diverging_to_infinity", "max_steps", "failed")
@@ -23,6 +23,7 @@ NEAR = 1e-2  # a critical point is at most so far, relative to 1 + ‖θ‖
 OUTWARD_STEPS = 3
 SHORTER, HARDLY_SHORTER = 0.75, 0.95  # a step outwards is longer than that times the one before; the latter if near
 VERDICT_PRODUCTS = 1000
+CLOSED_FORM_SIZE = 256  # up to so many parameters a Hessian in closed form replaces the products
 PROBES = 8  # random vectors behind ‖H‖_F
 NUMBERS = ("flatness", "kernel", "distance", "norm", "drift")
 
@@ -70,11 +71,18 @@ def surface_of(loss: Loss, like: Params) -> Surface:
     def at(theta: jax.Array) -> Iterate:
         return Iterate(theta, *jax.value_and_grad(flat)(theta))
 
-    return Surface(
-        at=at,
-        product=lambda theta: product(loss, unravel(theta)),
-        hessian=lambda theta: hessian(loss, unravel(theta)),
-    )
+    def dense(theta: jax.Array) -> jax.Array:
+        return hessian(loss, unravel(theta))
+
+    def products(theta: jax.Array) -> Flat:
+        if closed:  # a search takes far more products at one point than the matrix costs
+            matrix = dense(theta)
+            return lambda v: matrix @ v
+        return product(loss, unravel(theta))
+
+    size = sum(leaf.size for leaf in jax.tree.leaves(zeros))
+    closed = isinstance(loss, Composite) and loss.closed_form is not None and size <= CLOSED_FORM_SIZE
+    return Surface(at, products, dense)
 
 
 def default_tol(dtype: jnp.dtype) -> float:
@@ -120,6 +128,9 @@ def make_search(
         return SearchState(at, memory, stuck, state.key, state.step + 1), Info(done, record, final)
 
     return Process(begin, step)
+
+
+Outward = tuple[jax.Array, Iterate, jax.Array, jax.Array]
 
 
 def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Array) -> Verdict:
@@ -175,16 +186,19 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     kept = jnp.where(near, HARDLY_SHORTER, SHORTER)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
     tells = length > jnp.sqrt(jnp.finfo(at.loss.dtype).eps) * reach(at.theta)
 
-    def onward(_: int, carry: tuple[Iterate, jax.Array, jax.Array]) -> tuple[Iterate, jax.Array, jax.Array]:
-        here, step, outward = carry
+    def onward(carry: Outward) -> Outward:
+        count, here, step, _ = carry
         new = surface.at(here.theta + step)
         following = newton_step(new).x
-        outward &= (new.loss < here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(here.grad))
+        outward = (new.loss < here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(here.grad))
         outward &= jnp.linalg.norm(new.theta) > jnp.linalg.norm(here.theta)
         outward &= jnp.linalg.norm(following) > kept * jnp.linalg.norm(step)
-        return new, following, outward
+        return count + 1, new, following, outward
 
-    outward = jax.lax.fori_loop(0, OUTWARD_STEPS, onward, (at, p, tells & ~rounding))[2]
+    def still(carry: Outward) -> jax.Array:
+        return carry[3] & (carry[0] < OUTWARD_STEPS)
+
+    outward = jax.lax.while_loop(still, onward, (jnp.zeros((), jnp.int32), at, p, tells & ~rounding))[3]
     flat = (flatness > FLAT) | (kernel > FLAT)
     critical = (slope <= tol) & (rounding | (near & ~flat & ~outward))
     ended = jnp.where(stuck | ~jnp.isfinite(slope), FAILED, MAX_STEPS)
