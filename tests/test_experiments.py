@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from experiments import (
     baldi_hornik,
     bulk_and_outliers,
     convex_softmax_regression,
+    degenerate_points,
     escape_against_scale,
     index_in_twenty_thousand,
     no_local_optima_in_softmax_regression,
@@ -148,3 +150,13 @@ def test_searches_find_the_critical_points_of_theory_and_no_others(x64, monkeypa
     right = theory.baldi_hornik
     monkeypatch.setattr(theory, "baldi_hornik", lambda *a: (right(*a)[0] + 1, right(*a)[1]))
     assert not verdicts(autoencoder_critical_points, config, results)[0]
+
+
+def test_split_units_and_flat_saddles_are_degenerate(x64, monkeypatch):
+    config = degenerate_points.Config(nets=((2, 1),), examples=200, lambdas=(-0.5, 0.0, 0.4), starts=2)
+    results = degenerate_points.main(config)
+    assert all(verdicts(degenerate_points, config, results))
+    assert degenerate_points.plot(results, config).get_xlabel()
+    right = degenerate_points.split
+    monkeypatch.setattr(degenerate_points, "split", lambda *a: jax.tree.map(lambda x: 1.001 * x, right(*a)))
+    assert not verdicts(degenerate_points, config, degenerate_points.main(config))[0]  # beside the line
