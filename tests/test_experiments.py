@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from experiments import (
     baldi_hornik,
     bulk_and_outliers,
     convex_softmax_regression,
+    degenerate_points,
     escape_against_scale,
     index_against_energy,
     index_in_twenty_thousand,
@@ -160,3 +162,13 @@ def test_the_index_on_a_small_random_surface_follows_its_energy(x64, monkeypatch
     assert index_against_energy.plot(results, config).get_xlabel()
     wrong = results._replace(eigenvalues=results.eigenvalues[::-1])
     assert not index_against_energy.claims(wrong, config)[0].passed
+
+
+def test_split_units_and_flat_saddles_are_degenerate(x64, monkeypatch):
+    config = degenerate_points.Config(nets=((2, 1),), examples=200, lambdas=(-0.5, 0.0, 0.4), starts=2)
+    results = degenerate_points.main(config)
+    assert all(verdicts(degenerate_points, config, results))
+    assert degenerate_points.plot(results, config).get_xlabel()
+    right = degenerate_points.split
+    monkeypatch.setattr(degenerate_points, "split", lambda *a: jax.tree.map(lambda x: 1.001 * x, right(*a)))
+    assert not verdicts(degenerate_points, config, degenerate_points.main(config))[0]  # beside the line
