@@ -14,6 +14,7 @@ from experiments import (
     degenerate_points,
     escape_against_scale,
     index_against_energy,
+    index_against_loss,
     index_in_twenty_thousand,
     no_local_optima_in_softmax_regression,
     zero_saddle_index,
@@ -172,3 +173,18 @@ def test_split_units_and_flat_saddles_are_degenerate(x64, monkeypatch):
     right = degenerate_points.split
     monkeypatch.setattr(degenerate_points, "split", lambda *a: jax.tree.map(lambda x: 1.001 * x, right(*a)))
     assert not verdicts(degenerate_points, config, degenerate_points.main(config))[0]  # beside the line
+
+
+def test_the_index_rises_with_the_loss_and_a_falling_one_is_caught(x64):
+    config = index_against_loss.Config(
+        dataset="iris", per_class=20, hidden=2, l2=1e-3, per_scale=3, runs=1, times=(20, 100), methods=("newton_mr",),
+        indices=(1, 4), steps=100,
+    )  # fmt: skip
+    results = index_against_loss.main(config)
+    assert all(verdicts(index_against_loss, config, results))
+    assert index_against_loss.plot(results, config).get_xlabel()
+    upside_down = results.assign(negative=results["negative"].max() - results["negative"])
+    assert verdicts(index_against_loss, config, upside_down)[:2] == [False, False]
+    nothing = results.assign(status=results["status"].where(results["status"] != "critical", "failed"))
+    assert not verdicts(index_against_loss, config, nothing)[0]
+    assert index_against_loss.plot(nothing, config).get_title()
