@@ -10,10 +10,10 @@ Saddle-free Newton and perturbed gradient descent should only find the global mi
 every saddle has a way down.
 
 The autoencoder 16-4-16 of the digits; starts at random at four scales, along runs of gradient descent, and next to
-known saddles: 40 for each of nine methods, eigenvector following for three indices. Two to three minutes on two cores;
+known saddles: 40 for each of nine methods, eigenvector following for three indices. A minute or two on two cores;
 float64.
 
-What comes out: of 360 searches 290 end critical, each of them at a point of theory. Saddle-free Newton always arrives,
+What comes out: of 360 searches 286 end critical, each of them at a point of theory. Saddle-free Newton always arrives,
 trust_region nearly always, newton and newton_mr from 3 of 4 starts (the gradient of ‖g‖² misleads them, or vanishes).
 Descent on ‖g‖² does not arrive once in 5,000 steps. Eigenvector following arrives mostly, but not always at its index.
 """
