@@ -323,9 +323,7 @@ class _Engine:
         with threadpool_limits(1 if len(program.devices) > 1 else None, user_api="blas"):
             for i in todo:
                 work = Work(program, self.times, len(chunks[i]))
-                mark = np.array(
-                    [number, i, program.plan_used.width, program.plan_used.interval, program.plan_used.looks]
-                )
+                mark = np.array([number, i, sizes.width, sizes.interval, sizes.looks])
                 if partial is not None and np.array_equal(partial["mark"], mark):
                     work.from_arrays(program, partial)
                     partial = None

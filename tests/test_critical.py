@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 
-from jaxsoft import critical, data, models, problem, sweep, theory
+from jaxsoft import critical, curvature, data, models, problem, sweep, theory
 from jaxsoft.critical.minres import minres
 from jaxsoft.data import Dataset
 
@@ -217,6 +217,15 @@ def test_many_starts_are_traced_as_often_as_one(x64):
         critical.find_all(counted, starts, "trust_region", certify=False)
         numbers.append(len(traces))
     assert numbers[1] <= numbers[0]
+
+
+def test_counts_that_are_only_lower_bounds_say_so(x64, monkeypatch):
+    starts = jnp.array([[0.1, 0.2], [0.9, 1.1]])
+    assert critical.find_all(wells, starts, "newton").inertia.method == "eigenvalues"
+    monkeypatch.setattr(curvature.certificate, "memory_bytes", lambda: 1)  # no matrix fits
+    found = critical.find_all(wells, starts, "newton").inertia
+    assert found.method == "lanczos"
+    assert str(found).startswith("index at least")
 
 
 def test_searches_on_disk_are_not_run_twice(x64, tmp_path):

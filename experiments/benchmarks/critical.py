@@ -43,9 +43,10 @@ class Config:
 
     hidden: int = 5
     l2: float = 1e-2
-    near: int = 24
-    random: int = 8
-    peer_starts: int = 2
+    seeds: int = 24  # searches for the critical points to start near
+    near: int = 960
+    random: int = 64
+    peer_starts: int = 4
     step: float = 0.02  # from a critical point, relative to 1 + ‖θ‖
     max_steps: int = 30
     solver_tol: float = 1e-3
@@ -84,17 +85,16 @@ def draw(made: Problem, count: int, seed: int) -> Any:
 
 
 def near_critical(made: Problem, config: Config) -> Any:
-    """Ends of eigenvector following at indices 0 to 3, each moved by a random step."""
+    """Ends of eigenvector following at indices 0 to 3, in turn, each time moved by another random step."""
     found = critical.find_all(
-        made.loss, draw(made, config.near, config.seed), lambda i: critical.eigenvector_following(i % 4), certify=False
+        made.loss, draw(made, config.seeds, config.seed), lambda i: critical.eigenvector_following(i % 4), certify=False
     )
-    theta = np.asarray(jax.vmap(lambda p: ravel_pytree(p)[0])(found.params))
+    theta = np.asarray(jax.vmap(lambda p: ravel_pytree(p)[0])(found.params))[found.status == "critical"]
+    theta = np.resize(theta, (config.near, theta.shape[1]))
     step = np.random.default_rng(config.seed).normal(size=theta.shape)
     length = config.step * (1 + np.linalg.norm(theta, axis=1)) / np.linalg.norm(step, axis=1)
-    moved = theta + step * length[:, None]
-    keep = np.resize(moved[found.status == "critical"], moved.shape)
     unravel = ravel_pytree(made.init(jax.random.key(0)))[1]
-    return jax.vmap(unravel)(jnp.asarray(keep))
+    return jax.vmap(unravel)(jnp.asarray(theta + step * length[:, None]))
 
 
 def ours(made: Problem, starts: Any, config: Config) -> Ends:

@@ -17,6 +17,8 @@ from jaxsoft.curvature import hessian
 from jaxsoft.curvature.products import Composite, Loss, Params
 from jaxsoft.symmetry import Symmetry, distinct
 
+SAME = 1e-4  # points so near, relative to max(1, ‖θ‖), are one: searches end far closer to theirs
+
 
 class SaddleGraph(NamedTuple):
     """Critical points and the ways down between them.
@@ -97,7 +99,7 @@ def saddle_graph(
         lost += int(np.sum(~good))
         before = len(points.loss)
         points = _joined(points, found, np.flatnonzero(good))
-        names = distinct(points.params, symmetry, tol=1e-4)
+        names = distinct(points.params, symmetry, tol=SAME)
         new = names.representatives[names.representatives >= before]
         keep = np.concatenate([np.arange(before), new])[: max(most, before)]
         place = {int(names.label[old]): here for here, old in enumerate(keep)}

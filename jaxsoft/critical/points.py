@@ -31,7 +31,7 @@ class CriticalPoint(NamedTuple):
     r, and ρ, the share of the gradient that no step within 1 + ‖θ‖ cancels. distance: ‖p‖, the length of the Newton
     step that is left. inertia: the certified counts of curvatures, or None if they were not asked for; its band covers
     how much they may change on the way that is left (see ``judge``), so that ``inertia.zero`` > 0 tells a degenerate
-    point.
+    point; where rows of the Hessian are exactly zero their curvatures are counted in ``inertia.null``.
     """
 
     params: Params
@@ -121,7 +121,9 @@ def find_all(
     counted = sweep.run(process.evaluate(measure, ends), axes, seed=seed, steps=1, progress=progress)
     names = [field.name for field in dataclasses.fields(Inertia) if field.name != "method"]
     counts = {name: jnp.asarray(counted[f"final_{name}"].to_numpy()) for name in names}
-    return found._replace(inertia=Inertia(**counts, method="eigenvalues"))
+    one = jax.tree.map(lambda leaf: leaf[0], ends)
+    method_used = jax.eval_shape(lambda end: inertia(loss, end[0], band=end[1]), one).method  # by size and memory
+    return found._replace(inertia=Inertia(**counts, method=method_used))
 
 
 def _search(

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxsoft import checks
 from jaxsoft.critical.methods import METHODS, Iterate, Memory, Method, Surface, reach
 from jaxsoft.critical.minres import Solution, minres
-from jaxsoft.curvature.products import Composite, Flat, Loss, Params, check, flatten_loss, hessian, product
+from jaxsoft.curvature.products import Composite, Flat, Loss, Params, check, hessian, product
 from jaxsoft.process import CONVERGED, RUNNING, Info, Process
 
 VERDICTS = ("critical", "gradient_flat", "diverging_to_infinity", "max_steps", "failed")
@@ -65,8 +65,10 @@ def as_method(method: str | Method) -> Method:
 def surface_of(loss: Loss, like: Params) -> Surface:
     """A loss of pytrees like ``like`` (arrays or their shapes) in flat coordinates."""
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    flat, _ = flatten_loss(loss, zeros)
-    unravel = ravel_pytree(zeros)[1]
+    theta, unravel = ravel_pytree(zeros)
+
+    def flat(theta: jax.Array) -> jax.Array:
+        return loss(unravel(theta))
 
     def at(theta: jax.Array) -> Iterate:
         return Iterate(theta, *jax.value_and_grad(flat)(theta))
@@ -80,8 +82,7 @@ def surface_of(loss: Loss, like: Params) -> Surface:
             return lambda v: matrix @ v
         return product(loss, unravel(theta))
 
-    size = sum(leaf.size for leaf in jax.tree.leaves(zeros))
-    closed = isinstance(loss, Composite) and loss.closed_form is not None and size <= CLOSED_FORM_SIZE
+    closed = isinstance(loss, Composite) and loss.closed_form is not None and theta.size <= CLOSED_FORM_SIZE
     return Surface(at, products, dense)
 
 
@@ -96,7 +97,7 @@ def make_search(
     """A search for a critical point of ``loss`` from ``init(key)``, as ``(init, step)``.
 
     Records ``loss`` and ``grad_norm`` = ‖∇L‖₂; at the end also ``params`` (P,) in the order of ``jax.tree.leaves``,
-    ``verdict`` (a place in ``VERDICTS``; see ``judge``), ``flatness`` (r) and ``distance`` (‖p‖). A search ends as
+    ``verdict`` (a place in ``VERDICTS``) and the other numbers of ``Verdict`` (see ``judge``). A search ends as
     converged where ‖∇L‖ <= tol, or where its method is stuck. ``tol`` is 1e-8 in float64 and 1e-5 in float32, whose
     rounding seldom allows more: use float64.
 
