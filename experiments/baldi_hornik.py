@@ -81,7 +81,7 @@ def main(config: Config = Config(), *, progress: bool = False) -> dict[str, xr.D
 
         def measure(params, loss=loss, scale=scale):
             slope = optax.tree.norm(jax.grad(loss)(params))
-            return curvature.inertia(loss, params, method="eigenvalues").arrays() | {
+            return curvature.inertia(loss, params, method="tridiagonal").arrays() | {
                 "loss": loss(params),
                 "slope": slope / scale,
             }

@@ -221,7 +221,7 @@ def test_many_starts_are_traced_as_often_as_one(x64):
 
 def test_counts_that_are_only_lower_bounds_say_so(x64, monkeypatch):
     starts = jnp.array([[0.1, 0.2], [0.9, 1.1]])
-    assert critical.find_all(wells, starts, "newton").inertia.method == "eigenvalues"
+    assert critical.find_all(wells, starts, "newton").inertia.method == "tridiagonal"
     monkeypatch.setattr(curvature.certificate, "memory_bytes", lambda: 1)  # no matrix fits
     found = critical.find_all(wells, starts, "newton").inertia
     assert found.method == "lanczos"

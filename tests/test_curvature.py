@@ -193,7 +193,7 @@ def spectrum_near_the_band(size, seed, kind, band):
 
 @jax.jit
 def by_values(matrix):
-    return curvature.inertia(quadratic(matrix), jnp.zeros(len(matrix)), band=BAND, method="eigenvalues")
+    return curvature.inertia(quadratic(matrix), jnp.zeros(len(matrix)), band=BAND, method="tridiagonal")
 
 
 @jax.jit
@@ -236,7 +236,7 @@ def test_three_methods_agree_on_a_thousand_planted_matrices(x64):
     def all_of(method):
         return jax.jit(jax.vmap(lambda m: curvature.inertia(quadratic(m), jnp.zeros(size), band=band, method=method)))
 
-    found = all_of("eigenvalues")(matrices)
+    found = all_of("tridiagonal")(matrices)
     np.testing.assert_array_equal(np.stack([found.negative, found.zero, found.positive]), truth)
     assert not found.undecided.any()
     bounds = all_of("lanczos")(matrices)  # its space is everything here
@@ -247,6 +247,45 @@ def test_three_methods_agree_on_a_thousand_planted_matrices(x64):
     counts = np.array(counts).T
     np.testing.assert_array_equal(counts[:2], np.stack([truth[0]] * 2))
     np.testing.assert_array_equal(counts[2:], np.stack([truth[0] + truth[1]] * 2))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sturm_counts_are_those_of_the_eigenvalues(x64, dtype):
+    """Toeplitz matrices (2 cos(π i/(n+1)), exact), random ones, and ones that fall apart; shifts between eigenvalues."""
+    rng, n = np.random.default_rng(0), 30
+    exact = 2 * np.cos(np.pi * np.arange(n, 0, -1) / (n + 1))
+    cases = [(np.zeros(n), np.ones(n - 1), exact)]
+    for _ in range(20):
+        d, e = rng.normal(size=n), rng.normal(size=n - 1) * (rng.random(n - 1) < 0.7)
+        d, e = d.astype(dtype).astype(float), e.astype(dtype).astype(float)
+        cases.append((d, e, scipy.linalg.eigvalsh_tridiagonal(d, e)))
+    for d, e, values in cases:
+        t = certificate.Tridiagonal(jnp.asarray(d, dtype), jnp.asarray(e, dtype))
+        between = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
+        clear = np.min(np.abs(between[:, None] - values), axis=1) > 50 * np.finfo(dtype).eps
+        counts = certificate.sturm_counts(t, jnp.asarray(between, dtype))
+        np.testing.assert_array_equal(np.asarray(counts)[clear], np.arange(n + 1)[clear])
+        norm, gershgorin = np.abs(values).max(), np.abs(d).max() + 2 * np.abs(e).max()
+        found = certificate._tridiagonal_norm(t)
+        assert norm * (1 - 1e-6) <= found <= norm + 2e-3 * gershgorin
+
+
+def test_known_flat_directions_spare_factorisations(x64, monkeypatch):
+    """Two factorisations tell all where nothing but what is known to be flat lies in the band; else four do."""
+    calls = []
+    count = certificate.negatives
+    monkeypatch.setattr(certificate, "negatives", lambda m, shift: calls.append(shift) or count(m, shift))
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(20, 20)))[0]
+    for flat, factorisations in [(0, 2), (3, 2), (5, 4)]:
+        values = np.concatenate([np.zeros(flat), rng.normal(size=20 - flat)])
+        matrix = jnp.asarray((basis * values) @ basis.T)
+        calls.clear()
+        found = curvature.inertia(quadratic(matrix), jnp.zeros(20), method="ldl", null=jnp.asarray(basis[:, :3]))
+        assert len(calls) == factorisations
+        assert (found.null, found.zero, found.undecided) == (min(flat, 3), max(flat - 3, 0), 0)
+        assert found.negative == np.sum(values < 0)
+        assert found.positive == np.sum(values > 0)
 
 
 def test_the_backward_error_of_the_factors_is_bounded():
@@ -273,7 +312,7 @@ def test_dead_inputs_class_shifts_and_rescalings_are_counted_apart(x64):
     examples[:, 2] = 0  # a dead input
     ds = data.Dataset(examples, np.arange(40) % 3, 3, "made")
     params = at_random(problem.classification(models.mlp((6, 4, 3)), ds))
-    for method in ("ldl", "eigenvalues"):
+    for method in ("ldl", "tridiagonal"):
         made = problem.classification(models.mlp((6, 4, 3)), ds)
         # 4 weights of the dead input, and a class shift for each hidden unit and the bias
         assert curvature.inertia(made.loss, params, method=method).null == 4 + 5
@@ -310,7 +349,7 @@ def test_the_zero_point_of_a_two_layer_net(x64):
         rates = theory.zero_saddle_rates(whole.x[:300].reshape(300, -1), whole.y[:300], 10)
         rank = int(np.sum(rates > 1e-10))
         assert rank == 9
-        for method in ("ldl", "eigenvalues", "lanczos"):
+        for method in ("ldl", "tridiagonal", "lanczos"):
             found = curvature.inertia(made.loss, params, method=method)
             assert found.negative == hidden * rank
             assert found.positive == hidden * rank
@@ -343,7 +382,7 @@ def test_a_broken_hessian_is_a_verdict(x64):
     def broken(params):
         return jnp.sum(params**2) * jnp.where(params[0] > 0, jnp.nan, 1.0)
 
-    for method in ("ldl", "eigenvalues", "lanczos"):
+    for method in ("ldl", "tridiagonal", "lanczos"):
         found = curvature.inertia(broken, jnp.ones(3), method=method)
         assert found.undecided == 3
         assert np.isnan(found.bound)
@@ -531,7 +570,7 @@ def test_a_matrix_that_does_not_fit_names_what_it_needs_and_the_way_out():
     with pytest.raises(MemoryError, match=rf"{many} parameters need .* GiB.*inertia with method='lanczos'"):
         jax.eval_shape(lambda p: curvature.hessian(bowl, p), big)
     with pytest.raises(MemoryError, match="use method='lanczos'"):
-        jax.eval_shape(lambda p: curvature.inertia(bowl, p, method="eigenvalues"), big)
+        jax.eval_shape(lambda p: curvature.inertia(bowl, p, method="tridiagonal"), big)
 
 
 # What is easily got wrong
@@ -539,7 +578,7 @@ def test_a_matrix_that_does_not_fit_names_what_it_needs_and_the_way_out():
 
 @pytest.mark.parametrize("size", [6, 300])
 @pytest.mark.parametrize("scale", [1e-290, 1e-170, 1e-100, 1e100, 1e170, 1e290])
-@pytest.mark.parametrize("method", ["ldl", "eigenvalues", "lanczos"])
+@pytest.mark.parametrize("method", ["ldl", "tridiagonal", "lanczos"])
 def test_no_scale_of_the_loss_changes_the_index(x64, size, scale, method):
     matrix = jnp.asarray(planted(np.where(np.arange(size) < size // 3, -1.0, 2.0) * np.linspace(1, 2, size)))
 
@@ -570,14 +609,14 @@ def test_a_loss_that_changes_is_looked_at_again(x64):
     def loss(t):
         return sign * jnp.sum(t**2)
 
-    for method in ("eigenvalues", "ldl", "lanczos"):
+    for method in ("tridiagonal", "ldl", "lanczos"):
         sign = 1.0
         assert curvature.inertia(loss, jnp.zeros(3), method=method).negative == 0
         sign = -1.0
         assert curvature.inertia(loss, jnp.zeros(3), method=method).negative == 3
 
 
-@pytest.mark.parametrize("method", ["eigenvalues", "ldl"])
+@pytest.mark.parametrize("method", ["tridiagonal", "ldl"])
 def test_dependent_hints_count_once_in_single_precision(method):
     matrix = planted(np.concatenate([np.zeros(1), np.linspace(1, 2, 14), -np.linspace(1, 2, 15)])).astype(np.float32)
     flat = np.linalg.eigh(matrix.astype(np.float64))[1][:, 15].astype(np.float32)
@@ -617,7 +656,7 @@ def test_the_index_of_many_points_in_words(x64):
         return curvature.inertia(lambda t: 0.5 * jnp.sum(values * t**2), jnp.zeros(3))
 
     found = jax.vmap(diagonal)(jnp.array([[-1.0, -2.0, 3.0], [1.0, 2.0, 3.0]]))
-    assert str(found) == "index 0 to 2 at 2 points (undecided at most 0; eigenvalues)"
+    assert str(found) == "index 0 to 2 at 2 points (undecided at most 0; tridiagonal)"
     assert str(diagonal(jnp.array([-1.0, -2.0, 3.0]))).startswith("index 2 (positive 1, zero 0, known null 0")
 
 

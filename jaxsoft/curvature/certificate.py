@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,12 @@ from jaxsoft import checks
 from jaxsoft.curvature.lanczos import exponent, lengths, random_krylov, scaled
 from jaxsoft.curvature.products import Composite, Loss, Params, check, check_memory, hessian, memory_bytes, products
 
-METHODS = ("auto", "ldl", "eigenvalues", "lanczos")
-# Up to so many parameters all eigenvalues are as quick as four factorisations, which always take float64.
-EIGENVALUES_SIZE = {"float32": 64, "float64": 256}
+METHODS = ("auto", "ldl", "tridiagonal", "lanczos")
+# Up to so many parameters the tridiagonal form is as quick as the factorisations, which always take float64.
+TRIDIAGONAL_SIZE = {"float32": 64, "float64": 256}
 LANCZOS_WIDTH, LANCZOS_BLOCKS = 16, 20
+STURM = 7  # roundings of a Sturm count, in units of u max |e|
+GRID = 32  # places at which a norm is looked for at once, twice
 INDEPENDENT = 1e-3  # null directions with a smaller singular value count as dependent
 
 
@@ -43,7 +46,7 @@ class Inertia:
     negative: at least so many are below -band, and at most negative + undecided are. zero: within the band, without
     null. positive: above the band. undecided: too near an edge of the band for the rounding ``bound``, or out of reach
     of the method. null: directions known to be flat by symmetry, checked to be. band, bound: in the units of H.
-    method: "ldl", "eigenvalues" or "lanczos"; with "lanczos" the counts are only lower bounds.
+    method: "ldl", "tridiagonal" or "lanczos"; with "lanczos" the counts are only lower bounds.
 
     A Hessian with NaN or infinite entries has everything undecided and a bound of NaN.
     """
@@ -88,9 +91,9 @@ def inertia(
         loss: ``loss(params) -> scalar``.
         params: a pytree of floats.
         band: > 0, in the units of H; √ε ‖H‖ by default (1.5e-8 ‖H‖ in float64, 3.5e-4 ‖H‖ in float32).
-        method: "ldl", four factorisations by LAPACK, not under jit or vmap; "eigenvalues", all of them, also there;
-            "lanczos", from products alone: lower bounds. "auto" takes the first of these that the place allows and
-            that fits into memory.
+        method: "ldl", two to four factorisations by LAPACK, not under jit or vmap; "tridiagonal", Sturm counts of the
+            similar tridiagonal matrix, also there; "lanczos", from products alone: lower bounds. "auto" takes the first
+            of these that the place allows and that fits into memory.
         null: (P, k) directions that should be flat; by default those that a ``Composite`` knows. As many as turn out to
             be, with ‖H v‖ inside the band, are counted apart as ``null``, and so are rows of H that are exactly zero
             (dead inputs, dead units).
@@ -112,17 +115,17 @@ def inertia(
         if method == "lanczos":
             null = loss.null(params) if null is None and isinstance(loss, Composite) and loss.null else null
             return _by_lanczos(loss, params, size, dtype, band, null, key)
-        check_memory(size, dtype, 4 if method == "eigenvalues" else 3, "use method='lanczos'")
+        check_memory(size, dtype, 5 if method == "tridiagonal" else 3, "use method='lanczos'")
         matrix, flat = loss.dense(params) if isinstance(loss, Composite) else (hessian(loss, params), None)
         flat = flat if null is None else null
         transformed = any(checks.traced(x) for x in (matrix, flat, band))
         if method == "auto":
-            few = size <= EIGENVALUES_SIZE[jnp.dtype(dtype).name]
-            method = "eigenvalues" if transformed or few else "ldl"
-        if method == "eigenvalues":
-            return _eigenvalues(matrix, band, flat)
+            few = size <= TRIDIAGONAL_SIZE[jnp.dtype(dtype).name]
+            method = "tridiagonal" if transformed or few else "ldl"
+        if method == "tridiagonal":
+            return _tridiagonal_form(matrix, band, flat)
         if transformed:
-            raise ValueError("method: expected 'eigenvalues' or 'lanczos' under jit or vmap, got 'ldl'")
+            raise ValueError("method: expected 'tridiagonal' or 'lanczos' under jit or vmap, got 'ldl'")
         return _in_units_of_one(_by_factors, matrix, band, flat)
 
 
@@ -162,8 +165,8 @@ def _in_units(found: Inertia, band: float | jax.Array | None, e: jax.Array) -> I
 
 
 @jax.jit
-def _eigenvalues(matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:
-    return _in_units_of_one(_by_eigenvalues, matrix, band, null)
+def _tridiagonal_form(matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:
+    return _in_units_of_one(_by_tridiagonal, matrix, band, null)
 
 
 def _band(given: float | jax.Array | None, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -205,34 +208,92 @@ def _known_null(
     return count + jnp.sum(independent) - jnp.sum(steep)
 
 
-def _by_eigenvalues(matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:
-    """All eigenvalues, with ε = ‖H V - V Λ‖_F + 2 ‖Vᵀ V - I‖_F ‖H‖₂ and the rounding of these sums.
+def _by_tridiagonal(matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:
+    """Sturm counts of T = Qᵀ H Q, with ε = ‖H Q - Q T‖_F + 2 ‖Qᵀ Q - I‖_F ‖T‖₂, the rounding of these sums and of the
+    counts.
 
-    Rounding V to the nearest orthonormal U changes it by at most ‖Vᵀ V - I‖; then ‖Uᵀ H U - Λ‖ <= ε, and Weyl.
+    Rounding Q to the nearest orthonormal U changes it by at most ‖Qᵀ Q - I‖; then ‖Uᵀ H U - T‖ <= ε, and Weyl.
     """
     size, dtype = len(matrix), matrix.dtype
     finite = jnp.all(jnp.isfinite(matrix))
     matrix = jnp.where(finite, matrix, 0)
-    values, vectors = jnp.linalg.eigh(matrix)
-    scale = jnp.max(jnp.abs(values))
+    q, t = _householder(matrix)
+    scale = _tridiagonal_norm(t)
     frobenius = jnp.linalg.norm(matrix)
-    residual = jnp.linalg.norm(matrix @ vectors - vectors * values[None])
-    skew = jnp.linalg.norm(vectors.T @ vectors - jnp.eye(size, dtype=dtype))
+    moved = q * t.diagonal[None]
+    moved = moved.at[:, 1:].add(q[:, :-1] * t.off[None]).at[:, :-1].add(q[:, 1:] * t.off[None])
+    residual = jnp.linalg.norm(matrix @ q - moved)
+    skew = jnp.linalg.norm(q.T @ q - jnp.eye(size, dtype=dtype))
     unit = jnp.finfo(dtype).eps / 2
-    bound = residual + 2 * skew * scale + 4 * (size + 4) * unit * np.sqrt(size) * frobenius
+    rounding = 4 * (size + 4) * unit * np.sqrt(size) * frobenius + STURM * unit * jnp.max(jnp.abs(t.off), initial=0)
+    bound = residual + 2 * skew * scale + rounding
     band = _band(band, scale, dtype)
+    edges = jnp.stack([-band - bound, -band + bound, band - bound, band + bound])
+    below, at_most_below, up_to, at_most_up_to = sturm_counts(t, edges)
     image = None if null is None else matrix @ null
     counts = (
-        jnp.sum(values < -band - bound),
-        jnp.sum(jnp.abs(values) <= band - bound),
-        jnp.sum(values > band + bound),
+        below,
+        jnp.maximum(up_to - at_most_below, 0),
+        size - at_most_up_to,
         _known_null(~jnp.any(matrix != 0, axis=1), null, image, band, 2 * size * unit * frobenius),
     )
-    return _verdict(size, counts, finite, band, bound, "eigenvalues")
+    return _verdict(size, counts, finite, band, bound, "tridiagonal")
+
+
+class Tridiagonal(NamedTuple):
+    """A symmetric tridiagonal matrix: its diagonal (n,), and what is beside it (n - 1,)."""
+
+    diagonal: jax.Array
+    off: jax.Array
+
+
+def _householder(matrix: jax.Array) -> tuple[jax.Array, Tridiagonal]:
+    """Q and T with H = Q T Qᵀ, by Householder's reflections."""
+    if len(matrix) == 1:
+        return jnp.ones_like(matrix), Tridiagonal(matrix[0], matrix[0, :0])
+    reflectors, diagonal, off, scales = jax.lax.linalg.tridiagonal(matrix, lower=True)
+    inner = jax.lax.linalg.householder_product(reflectors[1:, :-1], scales)
+    return jnp.pad(inner, ((1, 0), (1, 0))).at[0, 0].set(1), Tridiagonal(diagonal, off)
+
+
+def sturm_counts(t: Tridiagonal, shifts: jax.Array) -> jax.Array:
+    """How many eigenvalues of T are below each of ``shifts`` (m,): (m,) int32.
+
+    The signs of the pivots q_i = (d_i - σ) - e_{i-1}² / q_{i-1} are those of T - σ I (Sylvester). In floating point
+    they are exact for a T with off-diagonals changed by less than ``STURM``/2 u |e|, as a pivot stands for six
+    roundings of e² at most: no eigenvalue moves by more than ``STURM`` u max |e| (Demmel, Dhillon & Ren 1995).
+    """
+    squares = jnp.square(jnp.pad(t.off, (1, 0)))
+    least = jnp.finfo(t.diagonal.dtype).tiny * jnp.maximum(1, jnp.max(squares))
+
+    def row(carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
+        pivot, count = carry
+        d, square = x
+        pivot = (d - shifts) - square / pivot
+        pivot = jnp.where(jnp.abs(pivot) < least, -least, pivot)
+        return (pivot, count + (pivot < 0)), None
+
+    start = jnp.ones_like(shifts), jnp.zeros(shifts.shape, jnp.int32)
+    return jax.lax.scan(row, start, (t.diagonal, squares))[0][1]
+
+
+def _tridiagonal_norm(t: Tridiagonal) -> jax.Array:
+    """‖T‖₂ to 0.1 % of Gershgorin's bound, from above: the least of a grid within which Sturm finds all eigenvalues."""
+    beside = jnp.abs(t.off)
+    most = jnp.max(jnp.abs(t.diagonal) + jnp.pad(beside, (1, 0)) + jnp.pad(beside, (0, 1)))
+
+    def narrow(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
+        grid = low + (high - low) * jnp.arange(1, GRID + 1) / GRID
+        outside = len(t.diagonal) - sturm_counts(t, grid) + sturm_counts(t, -grid)
+        first = jnp.argmax(jnp.append(outside[:-1], 0) == 0)
+        return jnp.where(first > 0, grid[first - 1], low), grid[first]
+
+    return narrow(*narrow(jnp.zeros_like(most), most))[1]
 
 
 def _by_factors(matrix: jax.Array, given: float | None, null: jax.Array | None) -> Inertia:
-    """Four counts by L D Lᵀ in float64, at ±(band ± ε); rows of zeros are left out, as they are known exactly."""
+    """Counts by L D Lᵀ in float64, at ±(band + ε); if more lie between than are known to be flat, at ±(band - ε) too.
+    Rows of zeros are left out, as they are known exactly."""
     size, dtype = len(matrix), matrix.dtype
     if not jnp.all(jnp.isfinite(matrix)):
         nothing = jnp.zeros((), jnp.int32)
@@ -246,9 +307,11 @@ def _by_factors(matrix: jax.Array, given: float | None, null: jax.Array | None) 
     alive = np.flatnonzero(~np.asarray(dead))
     part = whole if len(alive) == size else whole[np.ix_(alive, alive)]
     edge = float(band)
-    found, bound = _counts_below(part, [(-edge, -1), (-edge, +1), (edge, -1), (edge, +1)])
-    below, at_most_below, up_to, at_most_up_to = found
-    inside = max(0, up_to - at_most_below) + size - len(alive)
+    (below, at_most_up_to), bound = _counts_below(part, [(-edge, -1), (edge, +1)])
+    inside = int(known)
+    if at_most_up_to - below + size - len(alive) > inside:
+        (at_most_below, up_to), more = _counts_below(part, [(-edge, +1), (edge, -1)])
+        inside, bound = max(0, up_to - at_most_below) + size - len(alive), max(bound, more)
     counts = (jnp.asarray(below), jnp.asarray(inside), jnp.asarray(len(alive) - at_most_up_to), known)
     return _verdict(size, counts, jnp.asarray(True), band, jnp.asarray(bound), "ldl")
 

@@ -19,12 +19,12 @@ calculation of the Hessian matrix for the multilayer perceptron".
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 SLICE_BYTES = 2**30  # what the largest array of one slice of the examples may take
 
@@ -36,14 +36,6 @@ class Layer(Protocol):
     def weight(self) -> jax.Array: ...
     @property
     def bias(self) -> jax.Array | None: ...
-
-
-class Leaf(NamedTuple):
-    """One array of parameters: its layer, whether it is the weight, and the features that it multiplies (n, in)."""
-
-    layer: int
-    is_weight: bool
-    features: jax.Array
 
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -106,28 +98,37 @@ def _sum_over(
         deltas.insert(0, slopes[m] * back)
         bends.insert(0, _derivative(slope)(pre[m]) * back)
 
-    leaves = []
-    for m, layer in enumerate(layers):
-        leaves.append(Leaf(m, True, inputs[m]))
-        if layer.bias is not None:
-            leaves.append(Leaf(m, False, jnp.ones((len(inputs[0]), 1), x.dtype)))
+    features = [
+        h if layer.bias is None else jnp.concatenate([h, jnp.ones((len(h), 1), h.dtype)], axis=1)
+        for h, layer in zip(inputs, layers, strict=False)
+    ]
 
-    blocks: dict[tuple[int, int], jax.Array] = {}
+    blocks: dict[tuple[int, int], list[list[jax.Array]]] = {}
     for low in range(len(layers)):
         moved = _moved_inputs(low, weights, slopes)
         curved = _curved(low, weights, slopes, bends if residual else None, moved, s)
-        for (j, column), (i, row) in itertools.product(enumerate(leaves), repeat=2):
-            if column.layer != low or i < j:
-                continue
-            block = _outer(curved[row.layer - low], row.features, column.features)
-            if residual and row.is_weight and row.layer > low:
-                block += _outer_residual(deltas[row.layer], moved[row.layer - low - 1], column.features)
-            p, q, r_, s_ = block.shape
-            matrix = block.reshape(p * q, r_ * s_)
-            if i == j:
-                matrix = (matrix + matrix.T) / 2
-            blocks[i, j], blocks[j, i] = matrix, matrix.T
-    return jnp.block([[blocks[i, j] for j in range(len(leaves))] for i in range(len(leaves))])
+        blocks[low, low] = _by_leaf(_symmetric(curved[0], features[low]), layers[low], layers[low])
+        for m in range(low + 1, len(layers)):
+            block = _outer(curved[m - low], features[m], features[low])
+            if residual:
+                bent = _outer_residual(deltas[m], moved[m - low - 1], features[low])
+                block = block.at[:, : inputs[m].shape[1]].add(bent)
+            blocks[m, low] = _by_leaf(block, layers[m], layers[low])
+            blocks[low, m] = [[part.T for part in column] for column in zip(*blocks[m, low], strict=True)]
+    every = range(len(layers))
+    return jnp.block(
+        [[part for i in every for part in blocks[m, i][k]] for m in every for k in range(len(blocks[m, m]))]
+    )
+
+
+def _by_leaf(block: jax.Array, row: Layer, column: Layer) -> list[list[jax.Array]]:
+    """A block of two layers (p, q, r, s), the biases as last weights, as matrices of their leaves."""
+
+    def leaves(layer: Layer) -> list[tuple[slice, int]]:
+        outs, ins = layer.weight.shape
+        return [(slice(ins), outs * ins)] + ([] if layer.bias is None else [(slice(ins, ins + 1), outs)])
+
+    return [[block[:, q, :, s].reshape(height, width) for s, width in leaves(column)] for q, height in leaves(row)]
 
 
 def _moved_inputs(low: int, weights: list[jax.Array], slopes: list[jax.Array]) -> list[jax.Array]:
@@ -168,6 +169,26 @@ def _curved(
 
 def _apply(weight: jax.Array, moved: jax.Array, diagonal: bool) -> jax.Array:
     return weight[None] * moved[:, None, :] if diagonal else weight @ moved
+
+
+def _symmetric(g: jax.Array, f: jax.Array) -> jax.Array:
+    """Σ_n g_npr f_nq f_ns as (p, q, r, s) for g symmetric in p and r: each pair (p, r) once, and each (q, s)."""
+    pairs, place = _pairs(g.shape[1])
+    packed = g[:, *pairs]
+    if f.shape[1] < 2 * packed.shape[1]:
+        twice, where = _pairs(f.shape[1])
+        once = (packed.T @ (f[:, twice[0]] * f[:, twice[1]]))[:, where]
+    else:
+        once = jnp.einsum("nks,nq->kqs", packed[:, :, None] * f[:, None, :], f)
+    return once[place].transpose(0, 2, 1, 3)
+
+
+def _pairs(size: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """The pairs i <= j, and for every (i, j) the place of its pair."""
+    pairs = np.triu_indices(size)
+    place = np.zeros((size, size), int)
+    place[pairs] = np.arange(len(pairs[0]))
+    return pairs, np.maximum(place, place.T)
 
 
 def _outer(g: jax.Array, f: jax.Array, e: jax.Array) -> jax.Array:
