@@ -184,6 +184,42 @@ def monkey_saddle(sigma: float | jax.Array = 1.0) -> Problem:
     return Problem(init=init, loss=loss)
 
 
+def chain(stages: int, start: float | jax.Array, *, down: float = 1.0, up: float = 1.0, width: float = 1.0) -> Problem:
+    """Saddles in sequence, started beside the first at N(0, start² I): coordinate k turns downhill after all before it.
+
+        f(θ) = Σ_k s_k h(|θ_k|) + (1 - s_k) L θ_k²,     s_k = Π_{j<k} q(|θ_j|)
+
+    With τ = ``width``, γ = ``down``, L = ``up``: q rises from 0 at τ to 1 at 2τ (a fifth-degree step), and h is -γ a²
+    up to τ and L (a - 4τ)² - ν from 2τ on, joined by a quartic; f is twice continuously differentiable. The minima are
+    at θ_k = ±4τ; with the first k - 1 coordinates there and the others 0 it has a saddle of index 1 and curvatures -2γ
+    and 2L. ``theory.chain_stage_times`` says how long each holds. Smoothed outside the tube that runs stay in, this is
+    the surface of Du et al. (2017), "Gradient descent can take exponential time to escape saddle points".
+
+    >>> surface = chain(3, 0.01)
+    >>> jax.grad(surface.loss)(jnp.array([4.0, 0.5, 0.25])).tolist()
+    [0.0, -1.0, 0.5]
+    """
+    checks.count("stages", stages)
+    gamma, smooth, tau = checks.positive("down", down), checks.positive("up", up), checks.positive("width", width)
+
+    def init(key: jax.Array) -> jax.Array:
+        return start * jax.random.normal(key, (stages,))
+
+    def loss(params: Params) -> jax.Array:
+        theta = jnp.asarray(params)
+        a = jnp.abs(theta)
+        b = jnp.clip(a / tau - 1, 0, 1)
+        passed = b**3 * (10 - 15 * b + 6 * b**2)
+        inner = -gamma * jnp.minimum(a, 2 * tau) ** 2
+        inner += tau**2 * b**3 * ((10 * gamma - 14 * smooth) / 3 + (5 * smooth - 3 * gamma) / 2 * b)
+        outer = smooth * (a - 4 * tau) ** 2 - (4 * smooth + 13 / 6 * (gamma + smooth)) * tau**2
+        height = jnp.where(a < 2 * tau, inner, outer)
+        free = jnp.concatenate([jnp.ones(1, theta.dtype), jnp.cumprod(passed)[:-1]])
+        return jnp.sum(free * height + (1 - free) * smooth * theta**2)
+
+    return Problem(init=init, loss=loss)
+
+
 def p_spin(p: int, n: int, key: jax.Array) -> Problem:
     """The spherical p-spin surface on R^n without the origin, constant along rays, started anywhere on the unit sphere:
 

@@ -1,7 +1,4 @@
-"""Closed forms from the literature, each with its derivation in a line and its source.
-
-Notation: curvature -λ along a way down (λ > 0), learning rate η, g = ηλ, momentum β.
-"""
+"""Critical points counted: the autoencoder of Baldi and Hornik, the spherical p-spin, random matrices."""
 
 from __future__ import annotations
 
@@ -13,77 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxsoft import checks
-
-
-def growth_gd(g: float) -> float:
-    """Gradient descent multiplies the distance from a quadratic saddle by 1 + g each step: y ← y + ηλ y."""
-    return 1.0 + checks.non_negative("g", g)
-
-
-def growth_heavy_ball(g: float, beta: float) -> float:
-    """Heavy ball's factor at a quadratic saddle: the larger root of z² - (1 + β + g) z + β = 0.
-
-    From y_{t+1} = y_t + β (y_t - y_{t-1}) + g y_t (Polyak 1964). It is far below 1 + g / (1 - β) unless g ≪ (1 - β)²:
-
-    >>> round(growth_heavy_ball(0.01, 0.9), 6)
-    1.064659
-    """
-    checks.non_negative("g", g)
-    checks.fraction("beta", beta)
-    middle = 1.0 + beta + g
-    return 0.5 * (middle + math.sqrt(middle**2 - 4.0 * beta))
-
-
-def growth_nesterov(g: float, beta: float) -> float:
-    """Nesterov momentum's factor at a quadratic saddle: the larger root of z² - (1 + β)(1 + g) z + β (1 + g) = 0.
-
-    From y_{t+1} = (1 + g) (y_t + β (y_t - y_{t-1})) (Nesterov 1983; Sutskever et al. 2013).
-
-    >>> round(growth_nesterov(0.01, 0.9), 6)
-    1.06739
-    """
-    checks.non_negative("g", g)
-    checks.fraction("beta", beta)
-    middle = (1.0 + beta) * (1.0 + g)
-    return 0.5 * (middle + math.sqrt(middle**2 - 4.0 * beta * (1.0 + g)))
-
-
-def zero_saddle_rates(x: npt.ArrayLike, y: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.float64]:
-    """The curvatures down from the zero point of a two-layer softmax net without biases, largest first.
-
-    With all weights zero every class has the probability 1/C. To second order in the weights V (out) and W (in) of a
-    hidden layer with f(0) = 0, f'(0) = 1, the loss is ln C - Tr(Vᵀ M W), with
-
-        M = (1/n) Σ_i (e_{y_i} - 1/C) x_iᵀ          (C, d),
-
-    so the Hessian has the eigenvalues ±s_j(M), each once for every hidden unit, and zeros. A bias in the hidden layer
-    is one more input that is always 1: append it to x. Returns the singular values s_j of M, min(C, d) of them.
-
-    Args: x inputs (n, ...), flattened; y labels (n,); num_classes C.
-    """
-    inputs, labels = np.asarray(x, np.float64), np.asarray(y)
-    if inputs.ndim < 2 or labels.shape != inputs.shape[:1]:
-        raise ValueError(f"labels: expected shape ({len(inputs)},), one for each example, got {labels.shape}")
-    checks.count("num_classes", num_classes, at_least=2)
-    residual = np.eye(num_classes)[labels] - 1.0 / num_classes
-    moment = residual.T @ inputs.reshape(len(inputs), -1) / len(inputs)
-    return np.asarray(np.linalg.svd(moment, compute_uv=False), np.float64)
-
-
-def bohning_bound(x: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.float64]:
-    """Böhning's bound of the Hessian of softmax regression, (C·d, C·d), for inputs x (n, d).
-
-        H = (1/n) Σ (diag p - p pᵀ) ⊗ x xᵀ  ⪯  B = ½ (I - 11ᵀ/C) ⊗ XᵀX/n
-
-    in the Löwner order, at any weights, as diag p - p pᵀ ⪯ ½ (I - 11ᵀ/C). The weights (C, d) are row by row. For two
-    classes at zero weights H = B. Böhning (1992), "Multinomial logistic regression algorithm".
-    """
-    inputs = np.asarray(x, np.float64)
-    if inputs.ndim != 2 or not len(inputs) or not np.isfinite(inputs).all():
-        raise ValueError(f"x: expected finite numbers of shape (n, d), got shape {inputs.shape}")
-    checks.count("num_classes", num_classes, at_least=2)
-    bound = np.kron(0.5 * (np.eye(num_classes) - 1.0 / num_classes), inputs.T @ inputs / len(inputs))
-    return np.asarray(bound, np.float64)
 
 
 def baldi_hornik(s: npt.ArrayLike, chosen: Sequence[int], width: int) -> tuple[int, float]:

@@ -1,0 +1,221 @@
+"""Where a loss stands still: plateaus, tails and stalls, by a definition with three numbers.
+
+With y = ln(L - L_ref), a **plateau** is a maximal interval in which y falls more slowly than κ, followed by a drop of y
+by at least δ. Without the drop, at the end of what was recorded, it is a **tail** if y fell by δ or more within it, so
+that the loss is still on its way, and else a **stall**: it may be a plateau that has not ended yet.
+
+A loss falls more slowly than κ exactly where G(t) = y(t) + κ t rises. So the intervals are those between a minimum and
+the next maximum of G; of all extremes those count that are separated by at least δ in G ("persistence", Edelsbrunner,
+Letscher & Zomorodian 2002). Hence a drop is one by δ or more beyond what κ allows, an interval lasts at least δ/κ, and
+ripples below δ change nothing. Edges lie where the rate passes κ, not where a window ends, so that they do not depend
+on how densely the loss is recorded.
+
+Noise: y is first replaced by the falling curve closest to it in the mean square over time (antitonic regression, Barlow
+et al. 1972). It has no window to choose, leaves a falling loss as it is, averages noise where the loss stands, and a
+spike becomes a small part of the interval around it. Noise of a standard deviation up to about δ/4 in y is harmless.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, overload
+
+import numpy as np
+import scipy.optimize
+import xarray as xr
+
+from jaxsoft import checks
+from jaxsoft.plateau.escape import watched as watched_runs
+
+NONE, PLATEAU, TAIL, STALL = 0, 1, 2, 3
+KINDS = ("none", "plateau", "tail", "stall")
+LANES = 8192  # at once: their working set stays in the cache
+
+
+class Plateaus(NamedTuple):
+    """The intervals of every trace in order of time, (..., P), P the most that a trace has; ``kind`` NONE fills up.
+
+    begin, end: steps at records; the end of a tail or stall is the last record watched. NaN where there is none.
+    level: the mean loss over the interval. drop: by how much ln(L - L_ref) falls from the end of a plateau to the begin
+    of the next interval, or to the last record; 0 for a tail or stall. kind: an index into ``KINDS``.
+    """
+
+    begin: np.ndarray
+    end: np.ndarray
+    level: np.ndarray
+    drop: np.ndarray
+    kind: np.ndarray
+
+
+class _Found(NamedTuple):
+    """Intervals of a block of traces as records: the trace, the first and last record, and what ``Plateaus`` says."""
+
+    trace: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    level: np.ndarray
+    drop: np.ndarray
+    kind: np.ndarray
+
+
+@overload
+def detect(
+    losses: xr.Dataset, *, kappa: float, delta: float = ..., reference: float | np.ndarray = ...
+) -> xr.Dataset: ...
+
+
+@overload
+def detect(
+    losses: np.ndarray,
+    *,
+    kappa: float,
+    delta: float = ...,
+    reference: float | np.ndarray = ...,
+    step: np.ndarray | None = ...,
+    watched: np.ndarray | None = ...,
+) -> Plateaus: ...
+
+
+def detect(
+    losses: np.ndarray | xr.Dataset,
+    *,
+    kappa: float,
+    delta: float = 0.1,
+    reference: float | np.ndarray = 0.0,
+    step: np.ndarray | None = None,
+    watched: np.ndarray | None = None,
+) -> Plateaus | xr.Dataset:
+    """Plateaus, tails and stalls of one loss (T,), of many (..., T), or of a sweep's dataset; see the module.
+
+    Args:
+        losses: at the recorded steps, watched up to the first that is not finite. Or a dataset of ``sweep.run``.
+        kappa: κ, the largest rate |d ln(L - L_ref)/dt| that counts as standing still, per step. An interval lasts at
+            least δ/κ steps.
+        delta: δ, the least drop of ln(L - L_ref) that ends a plateau: 0.1 is 10 % of L - L_ref.
+        reference: L_ref, what the loss would end at, a number or one for each trace (...): 0 for a cross-entropy.
+        step: (T,) the recorded steps, increasing, evenly spaced or not; by default 0, 1, 2, ...
+        watched: (...) the step after which a run was not watched any more; by default the last.
+
+    Returns:
+        ``Plateaus`` for arrays. For a dataset, a dataset of the same variables with the dimensions (runs..., plateau)
+        and the attributes kappa, delta and reference; a diverged run is watched up to the step at which it broke.
+
+    Raises ValueError for a trace that starts at or below its reference, steps that do not increase, and shapes or
+    numbers that do not fit.
+
+    >>> t = np.arange(2000)
+    >>> found = detect(0.2 + 1 / (1 + np.exp((t - 500) / 10)), kappa=1e-3)
+    >>> [KINDS[kind] for kind in found.kind], found.level.round(2).tolist()
+    (['plateau', 'stall'], [1.2, 0.2])
+    """
+    checks.positive("kappa", kappa)
+    checks.positive("delta", delta)
+    if isinstance(losses, xr.Dataset):
+        return _in_sweep(losses, kappa, delta, reference)
+    trace = np.asarray(losses, np.float64)
+    times = np.arange(trace.shape[-1] if trace.ndim else 0) if step is None else np.asarray(step)
+    if times.ndim != 1 or times.size == 0 or trace.shape[-1:] != times.shape:
+        raise ValueError(f"losses: expected shape (..., {times.size}) to match step, got {trace.shape}")
+    if not (np.diff(times) > 0).all():
+        raise ValueError("step: expected increasing numbers, got some that are not")
+    lanes, shape = trace.reshape(-1, times.size), trace.shape[:-1]
+    limit = np.broadcast_to(np.asarray(reference, np.float64), shape).ravel()
+    end = np.broadcast_to(times[-1] if watched is None else watched, shape).ravel()
+    below = np.flatnonzero(lanes[:, 0] <= limit)
+    if below.size:
+        got = f"{limit[below[0]]} for a loss that starts at {lanes[below[0], 0]}"
+        raise ValueError(f"reference: expected a number below the loss, got {got}")
+    blocks = [
+        _detect(lanes[i : i + LANES], times.astype(float), limit[i : i + LANES], end[i : i + LANES], kappa, delta, i)
+        for i in range(0, max(len(lanes), 1), LANES)
+    ]
+    return _padded(_Found(*map(np.concatenate, zip(*blocks, strict=True))), times, shape)
+
+
+def _in_sweep(dataset: xr.Dataset, kappa: float, delta: float, reference: float | np.ndarray) -> xr.Dataset:
+    runs, loss, step, end = watched_runs(dataset)
+    found = detect(loss, kappa=kappa, delta=delta, reference=reference, step=step, watched=end)
+    coords = {name: runs.coords[name] for name in runs.coords}
+    result = xr.Dataset({name: ((*runs.dims, "plateau"), value) for name, value in found._asdict().items()}, coords)
+    result["kind"].attrs |= {"flag_values": list(range(len(KINDS))), "flag_meanings": " ".join(KINDS)}
+    return result.assign_attrs(kappa=kappa, delta=delta, reference=reference)
+
+
+def _detect(
+    loss: np.ndarray, step: np.ndarray, limit: np.ndarray, watched: np.ndarray, kappa: float, delta: float, offset: int
+) -> _Found:
+    """The intervals of a block of traces (n, T), numbered from ``offset``."""
+    seen = np.isfinite(loss) & (step <= watched[:, None])
+    last = np.where(seen.all(axis=1), len(step), seen.argmin(axis=1)) - 1
+    excess = np.where(seen, loss - limit[:, None], 1.0)
+    y = _falling(np.log(np.maximum(excess, np.finfo(float).tiny)), step, last)
+    trace, begin, end, ended = _slow(y + kappa * step, last, delta)
+    following = np.append(trace[1:] == trace[:-1], False) if trace.size else np.zeros(0, bool)
+    landing = np.where(following, np.append(begin[1:], 0)[: begin.size], last[trace])
+    drop = np.where(ended, y[trace, end] - y[trace, landing], 0.0)
+    moving = (y[trace, begin] - y[trace, end] >= delta) | (excess[trace, end] <= 0)
+    kind = np.where(ended, PLATEAU, np.where(moving, TAIL, STALL)).astype(np.int8)
+    fitted = np.exp(y)
+    area = np.cumsum(0.5 * (fitted[:, 1:] + fitted[:, :-1]) * np.diff(step), axis=1)
+    area = np.concatenate([np.zeros((len(y), 1)), area], axis=1)
+    level = limit[trace] + (area[trace, end] - area[trace, begin]) / (step[end] - step[begin])
+    return _Found(trace + offset, begin, end, level, drop, kind)
+
+
+def _falling(y: np.ndarray, step: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The closest falling curve to each trace up to its last record, in the mean square over time; constant after."""
+    fitted = y.copy()
+    weights = np.gradient(step) if len(step) > 1 else np.ones(1)
+    watched = np.arange(len(step) - 1) < last[:, None]
+    for i in np.flatnonzero(((np.diff(y, axis=1) > 0) & watched).any(axis=1)):
+        n = last[i] + 1
+        fitted[i, :n] = scipy.optimize.isotonic_regression(y[i, :n], weights=weights[:n], increasing=False).x
+    return fitted
+
+
+def _slow(g: np.ndarray, last: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The rises of each row of g (n, T) between extremes at least ``delta`` apart, up to its last record.
+
+    Returns the row, the records of the minimum and the maximum, and whether a fall by ``delta`` follows; where none
+    does the last record takes the place of the maximum. One pass over the records, all rows at once.
+    """
+    n = len(g)
+    rising, falling = np.zeros(n, bool), np.zeros(n, bool)
+    lowest, highest = np.full(n, np.inf), np.full(n, -np.inf)
+    lowest_at, highest_at = np.zeros(n, int), np.zeros(n, int)
+    begins, ends = [], []
+    for i in range(g.shape[1]):
+        here = np.where(i <= last, g[:, i], np.nan)  # comparisons with NaN are false: what ended stays as it was
+        for better, extreme, at in ((here > highest, highest, highest_at), (here < lowest, lowest, lowest_at)):
+            np.copyto(extreme, here, where=better)
+            at[better] = i
+        turned = np.flatnonzero(~rising & (here - lowest >= delta))
+        begins.append(np.stack([turned, lowest_at[turned]]))
+        rising[turned], falling[turned], highest[turned], highest_at[turned] = True, False, here[turned], i
+        turned = np.flatnonzero(~falling & (highest - here >= delta))
+        left = turned[rising[turned]]
+        ends.append(np.stack([left, highest_at[left]]))
+        rising[turned], falling[turned], lowest[turned], lowest_at[turned] = False, True, here[turned], i
+    begin, end = np.concatenate(begins, axis=1), np.concatenate(ends, axis=1)
+    still = np.flatnonzero(rising)
+    end = np.concatenate([end, np.stack([still, last[still]])], axis=1)
+    ended = np.arange(end.shape[1]) < end.shape[1] - still.size
+    order = np.argsort(end[0], kind="stable")
+    begin = begin[:, np.argsort(begin[0], kind="stable")]
+    return begin[0], begin[1], end[1, order], ended[order]
+
+
+def _padded(found: _Found, step: np.ndarray, shape: tuple[int, ...]) -> Plateaus:
+    """One row for each trace, as long as the longest."""
+    traces = int(np.prod(shape))
+    counts = np.bincount(found.trace, minlength=traces)
+    most = int(counts.max(initial=0))
+    place = np.arange(found.trace.size) - np.repeat(np.cumsum(counts) - counts, counts)
+
+    def table(values: np.ndarray, fill: float, dtype: type = np.float64) -> np.ndarray:
+        whole = np.full((traces, most), fill, dtype)
+        whole[found.trace, place] = values
+        return whole.reshape(*shape, most)
+
+    begin, end = table(step[found.begin], np.nan), table(step[found.end], np.nan)
+    level, drop = table(found.level, np.nan), table(found.drop, np.nan)
+    return Plateaus(begin, end, level, drop, table(found.kind, NONE, np.int8))
