@@ -251,7 +251,7 @@ def test_three_methods_agree_on_a_thousand_planted_matrices(x64):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sturm_counts_are_those_of_the_eigenvalues(x64, dtype):
-    """Toeplitz matrices (2 cos(π i/(n+1)), exact), random ones, and ones that fall apart; shifts between eigenvalues."""
+    """Toeplitz matrices (2 cos(π i/(n+1)), exact), random ones, some of them falling apart."""
     rng, n = np.random.default_rng(0), 30
     exact = 2 * np.cos(np.pi * np.arange(n, 0, -1) / (n + 1))
     cases = [(np.zeros(n), np.ones(n - 1), exact)]

@@ -1,0 +1,173 @@
+"""Forecasts against closed forms on quadratic saddles, against runs, and where there is none."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxsoft import data, models, optimizers, plateau, problem, theory
+from jaxsoft.plateau.forecast import linear_form
+
+SADDLE = problem.quadratic([-1.0, -0.5, 2.0, 3.0]).loss
+
+
+def saddle(theta):
+    return 1 + SADDLE(theta)
+
+
+def steps_taken(loss, params, optimizer, state, level, most=5000):
+    """The optimizer on the loss itself."""
+    transform = optax.with_extra_args_support(optimizer)
+
+    def step(carry):
+        t, params, state = carry
+        value, grad = jax.value_and_grad(loss)(params)
+        updates, state = transform.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        return t + 1, optax.apply_updates(params, updates), state
+
+    run = jax.jit(lambda c: jax.lax.while_loop(lambda c: (loss(c[1]) >= level) & (c[0] < most), step, c))
+    return int(run((jnp.zeros((), jnp.int32), params, state))[0])
+
+
+def linear(optimizer, params=None, state=None, grad=None):
+    params = jnp.arange(4.0) if params is None else params
+    transform = optax.with_extra_args_support(optimizer)
+    state = transform.init(params) if state is None else state
+    return linear_form(transform, params, state, jnp.array([1.0, -2.0, 0.5, 3.0]) if grad is None else grad)
+
+
+@pytest.mark.parametrize("name", ["gd", "momentum", "nesterov", "adam", "rmsprop"])
+def test_on_a_quadratic_saddle_the_forecast_is_exact(x64, name):
+    theta = jnp.array([1e-4, -2e-4, 0.3, -0.2])
+    optimizer = optimizers.make(name, 0.05)
+    state = optimizer.init(theta)
+    for _ in range(3):  # a state that is not fresh
+        updates, state = optimizer.update(jax.grad(saddle)(theta), state, theta)
+        theta = optax.apply_updates(theta, updates)
+    found = plateau.forecast(saddle, theta, optimizer, state, level=0.9)
+    assert found.steps == steps_taken(saddle, theta, optimizer, state, 0.9)
+    assert found.low <= found.steps <= found.high
+
+
+@pytest.mark.parametrize("name", ["gd", "momentum", "nesterov"])
+def test_growth_and_time_are_those_of_theory(x64, name):
+    """From y₀ with momentum 0, L = 1 - y²/2 falls to ½ when |y| = 1: t = ln(1/(A y₀)) / ln μ, rounded up."""
+    y, g = 1e-9, 0.01
+    found = plateau.forecast(
+        lambda x: 1 - jnp.sum(x**2) / 2, jnp.array([y]), optimizers.make(name, g), level=0.5, delta=0.1
+    )
+    growth, amplitude = {
+        "gd": (theory.growth_gd(g), 1.0),
+        "momentum": (theory.growth_heavy_ball(g, 0.9), theory.amplitude_heavy_ball(g, 0.9)),
+        "nesterov": (theory.growth_nesterov(g, 0.9), theory.amplitude_nesterov(g, 0.9)),
+    }[name]
+    assert math.isclose(found.growth, growth, rel_tol=1e-10)
+    assert found.steps == math.ceil(math.log(1 / (amplitude * y)) / math.log(growth))
+    assert found.verdict == "plateau"
+
+
+def test_a_plateau_of_a_million_million_steps_costs_no_more(x64):
+    found = plateau.forecast(lambda x: 1 - x**2 / 2, jnp.asarray(1e-3), optax.sgd(1e-12), level=0.5)
+    assert math.isclose(found.steps, math.log(1e3) / math.log1p(1e-12), rel_tol=1e-3)  # ln(1 + g) has 4 digits
+
+
+def test_optimizers_are_recognised_by_their_answers(x64):
+    assert linear(optax.sgd(0.1))[:3] == pytest.approx((0.1, 0.0, False))
+    assert linear(optax.sgd(0.3, momentum=0.8))[:3] == pytest.approx((0.3, 0.8, False))
+    assert linear(optax.sgd(0.3, momentum=0.8, nesterov=True))[:3] == pytest.approx((0.3, 0.8, True))
+    assert linear(optax.chain(optax.trace(0.5), optax.scale(-2.0)))[:3] == pytest.approx((2.0, 0.5, False))
+    for other in (
+        optax.adam(0.1),
+        optax.rmsprop(0.1),
+        optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)),
+        optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)),
+        optax.sgd(optax.cosine_decay_schedule(0.1, 500)),
+        optax.sign_sgd(0.1),
+        optax.sgd(-0.1),
+        optimizers.make("noisy_gd", 0.1),
+    ):
+        assert linear(other) is None
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_momentum_is_read_from_the_state(x64, nesterov):
+    optimizer = optax.sgd(0.3, momentum=0.8, nesterov=nesterov)
+    state, trace = optimizer.init(jnp.zeros(4)), np.zeros(4)
+    for seed in range(3):
+        grad = np.random.default_rng(seed).normal(size=4)
+        state, trace = optimizer.update(jnp.asarray(grad), state)[1], 0.8 * trace + grad
+    np.testing.assert_allclose(linear(optimizer, state=state).trace, trace, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["gd", "momentum", "nesterov", "adam"])
+def test_a_net_leaves_its_plateau_when_forecast(x64, name):
+    """4-8-3 on iris from small weights; the run itself is the truth, not seen by the forecast."""
+    made = problem.classification(models.mlp((4, 8, 3), scale=1e-3), data.iris())
+    level = plateau.exit_level(3)
+    optimizer = optimizers.make(name, optimizers.DEFAULT_LEARNING_RATE[name])
+    params = made.init(jax.random.key(1))
+    state = optimizer.init(params)
+    found = plateau.forecast(made.loss, params, optimizer, state, level=level)
+    truth = steps_taken(made.loss, params, optimizer, state, level)
+    assert abs(found.steps - truth) <= 0.1 * truth
+    assert found.low <= truth <= found.high
+    assert found.verdict == "plateau"
+
+
+def test_a_wrong_curvature_would_be_caught(x64):
+    """The same state of a loss twice as steep leaves in half the time: the test above could fail."""
+    made = problem.classification(models.mlp((4, 8, 3), scale=1e-3), data.iris())
+    params, level = made.init(jax.random.key(1)), plateau.exit_level(3)
+    one = plateau.forecast(made.loss, params, optax.sgd(0.1), level=level)
+    two = plateau.forecast(lambda p: 2 * made.loss(p), params, optax.sgd(0.1), level=2 * level)
+    assert two.steps == pytest.approx(one.steps / 2, rel=0.1)  # ln(1 + 2g) / ln(1 + g) is a little below 2
+
+
+def test_three_layers_at_zero_have_no_quadratic_forecast(x64):
+    made = problem.classification(models.mlp((4, 6, 6, 3), scale=1e-3), data.iris())
+    for scale in (1.0, 0.0):
+        params = jax.tree.map(lambda x: scale * x, made.init(jax.random.key(0)))  # noqa: B023
+        found = plateau.forecast(made.loss, params, optax.sgd(0.1), level=plateau.exit_level(3))
+        assert found.verdict == ("degenerate" if scale else "stationary")
+        assert "no quadratic forecast" in str(found) or "no step leaves" in str(found)
+
+
+def test_a_convex_tail_expects_no_drop(x64):
+    made = problem.classification(models.softmax_regression(4, 3), data.iris(), l2=0.1)
+    params = made.init(jax.random.key(0))
+    step = jax.jit(lambda p: jax.tree.map(lambda x, g: x - 0.1 * g, p, jax.grad(made.loss)(p)))
+    for _ in range(100):
+        params = step(params)
+    found = plateau.forecast(made.loss, params, optax.sgd(0.1))
+    assert found.verdict == "tail"
+    assert found.steps == math.inf
+
+
+def test_a_point_of_zero_gradient_is_left_by_no_step(x64):
+    found = plateau.forecast(saddle, jnp.zeros(4), optax.sgd(0.1, momentum=0.9), level=0.5)
+    assert found.verdict == "stationary"
+    assert found.steps == math.inf
+
+
+def test_a_falling_loss_is_not_on_a_plateau(x64):
+    found = plateau.forecast(lambda x: jnp.sum(x**2), jnp.ones(3), optax.sgd(0.1))
+    assert found.verdict == "moving"
+    assert found.steps == 1
+
+
+def test_bad_input_is_named(x64):
+    theta = jnp.ones(4)
+    for wrong, said in (
+        ({"delta": 0}, "delta: expected"),
+        ({"kappa": -1}, "kappa: expected"),
+        ({"level": 9.0}, "level: expected a number below the loss"),
+        ({"reference": 9.0}, "level: expected"),
+        ({"max_steps": 0}, "max_steps: expected"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            plateau.forecast(saddle, theta, optax.sgd(0.1), **wrong)
+    with pytest.raises(TypeError, match="loss: expected one real number"):
+        plateau.forecast(lambda x: x, theta, optax.sgd(0.1))
