@@ -1,4 +1,4 @@
-"""The command line: ``jaxsoft sweep | report | lecture``. jax is imported only when something is computed."""
+"""The command line: ``jaxsoft sweep | report | diagnose | lecture``. jax is loaded only when something is computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from jaxsoft import recipe
-from jaxsoft.recipe import Sweep
+from jaxsoft.recipe import Diagnose, Sweep
 from jaxsoft.signals import Interrupted
 
 
@@ -34,7 +34,7 @@ class Lecture:
     """Print the lecture's worked example: softmax in three steps, the loss, dz = ŷ - y, gradient descent."""
 
 
-Command = Sweep | Report | Lecture
+Command = Sweep | Report | Diagnose | Lecture
 
 
 def _sweep(config: Sweep) -> None:
@@ -73,13 +73,17 @@ def _report(config: Report) -> None:
         print(written_path)
 
 
+def _diagnose(config: Diagnose) -> None:
+    print(recipe.diagnose(config))
+
+
 def _lecture(_: Lecture) -> None:
     from jaxsoft import lecture
 
     lecture.show()
 
 
-RUN: dict[type, Callable[..., None]] = {Sweep: _sweep, Report: _report, Lecture: _lecture}
+RUN: dict[type, Callable[..., None]] = {Sweep: _sweep, Report: _report, Diagnose: _diagnose, Lecture: _lecture}
 
 
 def _one_line(box: str) -> str:
@@ -97,6 +101,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
             return tyro.cli(
                 Annotated[Sweep, subcommand("sweep")]
                 | Annotated[Report, subcommand("report")]
+                | Annotated[Diagnose, subcommand("diagnose")]
                 | Annotated[Lecture, subcommand("lecture")],
                 prog="jaxsoft",
                 description="Why a softmax classifier stalls, and when it will move again.",

@@ -5,10 +5,16 @@ jax is imported only when something is computed.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import Positional
 
 from jaxsoft import checks
 
@@ -16,10 +22,13 @@ if TYPE_CHECKING:
     import jax
     import numpy as np
     import xarray as xr
+    from optax import GradientTransformation, OptState
 
+    from jaxsoft.diagnose import Diagnosis
     from jaxsoft.models import Model
     from jaxsoft.page import Picture
     from jaxsoft.plot import Predict
+    from jaxsoft.problem import Params, Problem
     from jaxsoft.process import Process
 
 MODELS = ("mlp", "softmax_regression", "deep_linear", "cnn")
@@ -67,6 +76,32 @@ class Sweep:
     """float32 or float64."""
     out: Path = Path("results/sweep")
     """Folder of the results, a Zarr store that xarray opens."""
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Say where a run stands that does not move: which saddle, why, for how long, and what would be quicker.
+
+    Of a sweep: `jaxsoft diagnose results/sweep --optimizer gd --run 3 --step 100`. Of your own model:
+    `jaxsoft diagnose my_module:loss --params params.npz`.
+    """
+
+    target: Positional[str]
+    """The folder of a sweep; or module:name of a function of the parameters, or of a Problem."""
+    params: Path | None = None
+    """The parameters: an .npz file (arrays named by their paths, a/b/c), or the folder of an Orbax checkpoint."""
+    init: str | None = None
+    """module:name of a function key -> parameters, whose structure those in the file have; without it nested dicts."""
+    optimizer: str = "gd"
+    """What the run is trained with."""
+    learning_rate: float | None = None
+    """Its learning rate; a sweep knows its own, elsewhere the optimizer's customary one."""
+    run: int = 0
+    """Number of the run of the sweep."""
+    step: int = 0
+    """Step of that run at which to look."""
+    delta: float = 0.1
+    """The drop of the logarithm of the loss to wait for."""
 
 
 def from_json(text: str) -> Sweep:
@@ -174,6 +209,117 @@ def sweep(config: Sweep, *, progress: bool = True) -> xr.Dataset:
         config=plain | {"num_classes": full.num_classes, "examples": len(training.y), "held_out": len(held_out.y)},
         progress=progress,
     )
+
+
+def replay(
+    ds: xr.Dataset, optimizer: str, run: int, step: int
+) -> tuple[Problem, Params, GradientTransformation, OptState]:
+    """One run of a sweep again, from its key up to a step: its problem, and where it stood there.
+
+    Axes other than optimizer and run are taken at their first value. The caller sets the sweep's float type.
+    Raises ValueError for an optimizer, a run or a step that the sweep does not have.
+    """
+    import jax
+
+    from jaxsoft import data, optimizers, problem, program, train
+
+    config = from_json(ds.attrs["config"])
+    checks.one_of("optimizer", optimizer, [str(name) for name in ds["optimizer"].to_numpy()])
+    checks.count("run", run, at_least=0, at_most=config.inits - 1)
+    checks.count("step", step, at_least=0, at_most=config.steps)
+    full = data.get(str(config.dataset))
+    training, _ = data.split(full, config.test, config.seed)
+    model = make_model(config, training.x.shape[1:], full.num_classes, config.scale[0])
+    made = problem.classification(model, training, config.l2[0])
+    rate = config.learning_rate[0] if config.learning_rate else optimizers.DEFAULT_LEARNING_RATE[optimizer]
+    transform = optimizers.make(optimizer, rate)
+    process = train.make_train(made, transform, batch_size=config.batch_size)
+
+    def there() -> train.TrainState:
+        lane = program.start(process, jax.random.key(config.seed), jax.numpy.uint32(run))
+        limit = jax.numpy.int32(step)
+        return jax.lax.fori_loop(0, step, lambda _, lane: program.advance(process, lane, limit), lane).state
+
+    state = jax.jit(there)()
+    return made, state.params, transform, state.opt_state
+
+
+def diagnose(config: Diagnose) -> Diagnosis:
+    """The library call behind ``jaxsoft diagnose``; float64 throughout, but for the replay of a float32 run."""
+    checks.positive("delta", config.delta)
+    if config.learning_rate is not None:
+        checks.positive("learning_rate", config.learning_rate)
+    path = Path(config.target)
+    own = ":" in config.target and not path.exists()
+    if own:
+        if config.params is None:
+            raise ValueError(f"params: expected a file with the parameters for {config.target}, got none")
+    elif config.params is not None or config.init is not None:
+        raise ValueError(f"target: expected module:name with params and init, got {config.target}")
+    import jax
+
+    from jaxsoft import optimizers, store
+    from jaxsoft.diagnose import diagnose as examine
+
+    if own:
+        checks.one_of("optimizer", config.optimizer, optimizers.NAMES)
+        with jax.enable_x64(True):
+            loss, params = _own(config)
+            rate = config.learning_rate or optimizers.DEFAULT_LEARNING_RATE[config.optimizer]
+            return examine(loss, params, optimizers.make(config.optimizer, rate), delta=config.delta)
+    if config.learning_rate is not None:
+        raise ValueError(f"learning_rate: expected none for a sweep, which has its own, got {config.learning_rate}")
+    ds = store.load(path)
+    with jax.enable_x64(ds.attrs["dtype"] == "float64"):
+        state = replay(ds, config.optimizer, config.run, config.step)[1:]
+    with jax.enable_x64(True):
+        made, *_ = replay(ds, config.optimizer, config.run, 0)
+        params, transform, opt_state = jax.tree.map(_double, state)
+        return examine(made.loss, params, transform, opt_state, delta=config.delta)
+
+
+def _double(leaf: object) -> object:
+    import jax.numpy as jnp
+
+    is_float = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)  # pyrefly: ignore
+    return jnp.asarray(leaf, jnp.float64) if is_float else leaf
+
+
+def _own(config: Diagnose) -> tuple[Callable[[Params], jax.Array], Params]:
+    """The user's loss, and the parameters out of the file."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxsoft import checkpoint
+    from jaxsoft.problem import Problem
+
+    loss = _named("target", config.target)
+    init = None if config.init is None else _named("init", config.init)
+    if isinstance(loss, Problem):
+        loss, init = loss.loss, init or loss.init
+    like = None if init is None else jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    assert config.params is not None
+    params = checkpoint.load(config.params, like)
+    return loss, jax.tree.map(lambda leaf: _double(jnp.asarray(leaf)), params)
+
+
+def _named(argument: str, name: str) -> Callable[..., Any]:
+    """What ``module:name`` means; modules are looked for in the current folder first."""
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise ValueError(f"{argument}: expected module:name, got {name}")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{argument}: expected a module that can be imported, {error}") from None
+    except AttributeError:
+        raise ValueError(f"{argument}: expected a name in {module}, got {attribute}") from None
+    finally:
+        sys.path.pop(0)
+    if not callable(found) and not hasattr(found, "loss"):
+        raise TypeError(f"{argument}: expected a function, got {type(found).__name__} {name}")
+    return found
 
 
 def median_runs(ds: xr.Dataset) -> dict[str, np.ndarray]:

@@ -1,0 +1,286 @@
+"""What is wrong with a run that does not move: which point this is, why, how long it lasts, and what would help.
+
+    print(diagnose(problem.loss, params, optax.sgd(0.1)))
+
+It needs a loss and a state alone. Of a cost of logits (``Composite``, every ``problem.classification``) it also reads
+what the model answers: labels follow from the gradient in the logits, as that is (ŷ - y)/n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from jaxsoft import checks, optimizers
+from jaxsoft.critical import CriticalPoint, find
+from jaxsoft.curvature import Composite, Inertia, inertia, spectrum
+from jaxsoft.curvature.products import Loss, Params, check
+from jaxsoft.plateau import Forecast, forecast
+
+SMALL_GAIN = 0.1  # of Glorot's deviation: a signal loses nine tenths in every layer
+ALIKE = 0.05  # answers that differ by less over the examples, as probabilities, are one answer
+OFF = 0.02  # class shares that the mean answer misses by more are not learned
+SURE = 0.99  # the probability from which on a softmax is saturated
+WRONG = 0.05  # the share of examples that are answered surely and wrongly
+AT_THE_SADDLE = 1e-2  # relative distance of the loss from that of constant answers
+RATES = {"gd": None, "momentum": None, "nesterov": None, "rmsprop": 1e-3, "adam": 1e-2}  # None: 1/λ_max
+
+
+class Answers(NamedTuple):
+    """What a classifier says of its n examples: probabilities and labels, both (n, C)."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Of the classes among the labels."""
+        return self.labels.mean(axis=0)
+
+    @property
+    def prior_loss(self) -> float:
+        """The least loss of a constant answer: the entropy of the class shares, ln C where they are equal."""
+        shares = self.shares[self.shares > 0]
+        return float(-np.sum(shares * np.log(shares)))
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the largest output is the label's."""
+        return self.probabilities.argmax(axis=1) == self.labels.argmax(axis=1)
+
+
+class Cause(NamedTuple):
+    """A reason why the loss stands: what it is called, what was seen, and what helps."""
+
+    name: str
+    evidence: str
+    remedy: str
+
+
+class Choice(NamedTuple):
+    """An optimizer with its learning rate, started fresh here, and what it would take."""
+
+    name: str
+    learning_rate: float
+    forecast: Forecast
+
+
+class Diagnosis(NamedTuple):
+    """forecast: with the optimizer at hand. certificate: of the Hessian here. behind: the critical point that a search
+    from here ends at, and ``distance`` to it. place: what point that is, in words. causes: found. choices: other
+    optimizers, the quickest first. sharpness: λ_max(H)."""
+
+    forecast: Forecast
+    certificate: Inertia
+    behind: CriticalPoint
+    distance: float
+    place: str
+    causes: tuple[Cause, ...]
+    choices: tuple[Choice, ...]
+    sharpness: float
+
+    def __str__(self) -> str:
+        lines = [
+            f"here      {self.forecast}",
+            f"          {self.certificate}",
+            f"behind    {self.place}",
+            f"          {self.behind}; distance {self.distance:.3g}",
+        ]
+        for cause in self.causes or (Cause("no known cause", "nothing in the weights or the answers stands out", ""),):
+            lines.append(f"why       {cause.name}: {cause.evidence}")
+            lines += [f"          -> {cause.remedy}"] if cause.remedy else []
+        for i, (name, rate, found) in enumerate(self.choices):
+            steps = f"{found.steps:,.0f} steps" if math.isfinite(found.steps) else f"no forecast ({found.verdict})"
+            lines.append(f"{'faster' if not i else '':<10}{name} at {rate:.3g}: {steps}")
+        return "\n".join(lines)
+
+
+def diagnose(
+    loss: Loss,
+    params: Params,
+    optimizer: optax.GradientTransformation | None = None,
+    opt_state: optax.OptState | None = None,
+    *,
+    delta: float = 0.1,
+    max_search: int = 200,
+) -> Diagnosis:
+    """Which point a run stands near, with a certificate; why; how long it will stay there; and what would be quicker.
+
+    Args:
+        loss: ``loss(params) -> scalar``, of the full batch.
+        params: where the run stands.
+        optimizer: optax transform that drives it; by default gradient descent with the learning rate 1/λ_max.
+        opt_state: its state now; by default a fresh one.
+        delta: δ, the drop of ln L that is waited for.
+        max_search: the most steps of the search for the critical point.
+
+    Raises TypeError and ValueError as ``forecast`` and ``inertia`` do.
+    """
+    check(loss, params)
+    checks.count("max_search", max_search)
+    sharpness = float(spectrum(loss, params, 1, "LA").eigenvalues[0])
+    natural = 1 / sharpness if sharpness > 0 else 0.1
+    chosen = optax.sgd(natural) if optimizer is None else optimizer
+    found = forecast(loss, params, chosen, opt_state, delta=delta)
+    behind = find(loss, params, "newton_mr", max_steps=max_search)
+    theta, end = ravel_pytree(params)[0], ravel_pytree(behind.params)[0]
+    answers = answers_of(loss, params)
+    choices = []
+    for name, rate in RATES.items():
+        rate = natural if rate is None else rate
+        choices.append(Choice(name, rate, forecast(loss, params, optimizers.make(name, rate), delta=delta)))
+    return Diagnosis(
+        forecast=found,
+        certificate=inertia(loss, params),
+        behind=behind,
+        distance=float(jnp.linalg.norm(end - theta)),
+        place=place(behind, answers_of(loss, behind.params)),
+        causes=tuple(causes(loss, params, answers, found)),
+        choices=tuple(sorted(choices, key=lambda choice: choice.forecast.steps)),
+        sharpness=sharpness,
+    )
+
+
+def answers_of(loss: Loss, params: Params) -> Answers | None:
+    """What the model answers, and the labels: y = ŷ - n ∂L/∂z. None unless the loss is the mean cross-entropy of logits
+    (n, C)."""
+    if not isinstance(loss, Composite):
+        return None
+    logits = loss.outputs(params)
+    if logits.ndim != 2:
+        return None
+    probabilities = np.asarray(jax.nn.softmax(logits), np.float64)
+    labels = probabilities - len(logits) * np.asarray(jax.grad(loss.cost)(logits), np.float64)
+    if not np.allclose(labels.sum(axis=1), 1, atol=1e-3) or labels.min() < -1e-3:
+        return None
+    return Answers(probabilities, np.clip(labels, 0, 1))
+
+
+def place(point: CriticalPoint, answers: Answers | None) -> str:
+    """The critical point in words."""
+    status = str(point.status)
+    if status != "critical" or point.inertia is None:
+        return {
+            "diverging_to_infinity": "a minimum at infinity: every example can be told apart",
+            "gradient_flat": "no critical point, but a gradient-flat region",
+        }.get(status, f"no critical point was found near ({status})")
+    index, loss = int(point.inertia.negative), float(point.loss)
+    kind = "a minimum" if index == 0 else f"a saddle of index {index}"
+    if answers is not None and _constant(answers) and abs(loss - answers.prior_loss) <= AT_THE_SADDLE * loss:
+        classes = answers.labels.shape[1]
+        level = (
+            f"ln {classes}" if math.isclose(answers.prior_loss, math.log(classes), rel_tol=1e-3) else "the class shares"
+        )
+        return f"the symmetric saddle at {level}, index {index}: the same answer for every example"
+    return f"{kind} at loss {loss:.4g}"
+
+
+def _constant(answers: Answers) -> bool:
+    return float(np.ptp(answers.probabilities, axis=0).max()) <= ALIKE
+
+
+Symptom = Callable[[Loss, Params, Answers | None, Forecast], Cause | None]
+
+
+def causes(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Iterator[Cause]:
+    """All that is found, the most telling first."""
+    for symptom in (prior_not_learned, init_too_small, dead_units, saturated_softmax, separable_tail):
+        cause = symptom(loss, params, answers, found)
+        if cause is not None:
+            yield cause
+
+
+def prior_not_learned(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Cause | None:
+    """The mean answer is not the classes' shares: the loss is still above that of the best constant answer."""
+    if answers is None or not _constant(answers):
+        return None
+    off = float(np.abs(answers.probabilities.mean(axis=0) - answers.shares).max())
+    if off <= OFF:
+        return None
+    return Cause(
+        "class prior not learned",
+        f"the same answer for every example, off the class shares by up to {off:.2f} "
+        f"(loss {found.loss:.4g}, {answers.prior_loss:.4g} with the shares)",
+        "start the output biases at the logarithms of the class shares",
+    )
+
+
+def init_too_small(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Cause | None:
+    """Weights far below Glorot's deviation √(2/(fan_in + fan_out)), while all examples still get one answer."""
+    if answers is not None and not _constant(answers):
+        return None
+    gains = {name: gain for name, gain in weight_gains(params).items() if gain < SMALL_GAIN}
+    if len(gains) < 2:
+        return None
+    name, least = min(gains.items(), key=lambda item: item[1])
+    return Cause(
+        "init too small",
+        f"{len(gains)} layers have less than a tenth of Glorot's spread, {name} {least:.1g} of it",
+        "draw the weights with Glorot's or He's deviation",
+    )
+
+
+def weight_gains(params: Params) -> dict[str, float]:
+    """For every leaf with two dimensions or more its root mean square over √(2/(fan_in + fan_out)), by its path.
+
+    Matrices are (in, out) or (out, in); kernels (out, in, ...), or with the two last.
+    """
+    gains = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if leaf.ndim >= 2:
+            ends = sorted(leaf.shape)[-2:] if leaf.ndim > 2 else leaf.shape
+            receptive = leaf.size / math.prod(ends)
+            rms = float(jnp.sqrt(jnp.mean(jnp.square(leaf))))
+            gains[jax.tree_util.keystr(path, simple=True, separator=".")] = rms * math.sqrt(receptive * sum(ends) / 2)
+    return gains
+
+
+def dead_units(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Cause | None:
+    """Hidden units whose bias has a gradient of exactly zero, while other units of the layer have one."""
+    grads = jax.tree_util.tree_flatten_with_path(jax.grad(loss)(params))[0]
+    dead = {
+        jax.tree_util.keystr(path, simple=True, separator="."): (int(jnp.sum(leaf == 0)), leaf.size)
+        for path, leaf in grads
+        if leaf.ndim == 1 and jnp.any(leaf == 0) and any(jnp.any(other != 0) for _, other in grads)
+    }
+    if not dead:
+        return None
+    seen = ", ".join(f"{count} of {size} in {name}" for name, (count, size) in dead.items())
+    return Cause(
+        "dead units",
+        f"the gradient of their bias is exactly 0: {seen}",
+        "lower the learning rate, or start again with a leaky or smooth activation; no step brings a dead unit back",
+    )
+
+
+def saturated_softmax(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Cause | None:
+    """Many answers are sure and wrong."""
+    if answers is None:
+        return None
+    sure = answers.probabilities.max(axis=1) > SURE
+    wrong = float(np.mean(sure & ~answers.right))
+    if wrong <= WRONG:
+        return None
+    return Cause(
+        "saturated softmax",
+        f"{100 * wrong:.0f} % of the examples get a wrong answer with a probability above {SURE}",
+        "standardise the inputs, or draw the last layer's weights smaller",
+    )
+
+
+def separable_tail(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Cause | None:
+    """Every example is on the right side already: the loss falls like 1/t, by longer weights alone (Soudry 2018)."""
+    if answers is None or not answers.right.all():
+        return None
+    return Cause(
+        "separable tail",
+        "every example is answered rightly: the loss falls like 1/t, to zero at infinity, by longer weights alone",
+        "stop here, or add weight decay; a normalised or growing learning rate shortens the tail",
+    )
