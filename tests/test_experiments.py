@@ -10,9 +10,12 @@ from experiments import (
     autoencoder_critical_points,
     baldi_hornik,
     bulk_and_outliers,
+    chain_of_saddles,
     convex_softmax_regression,
+    deep_linear_stages,
     degenerate_points,
     escape_against_scale,
+    escape_law,
     index_against_energy,
     index_against_loss,
     index_in_twenty_thousand,
@@ -188,3 +191,39 @@ def test_the_index_rises_with_the_loss_and_a_falling_one_is_caught(x64):
     nothing = results.assign(status=results["status"].where(results["status"] != "critical", "failed"))
     assert not verdicts(index_against_loss, config, nothing)[0]
     assert index_against_loss.plot(nothing, config).get_title()
+
+
+def test_the_laws_of_the_quadratic_saddle_and_a_wrong_one(x64, monkeypatch):
+    config = escape_law.Config(ways_down=(2,), inits=4000, steps=260, starts=(1e-12, 1e-2), curvatures=(1e-3, 1.0))
+    results = escape_law.main(config)
+    assert all(verdicts(escape_law, config, results))
+    assert escape_law.plot(results, config).get_xlabel()
+    right = theory.escape_time_cdf
+    monkeypatch.setattr(theory, "escape_time_cdf", lambda t, growth, ratio, k: right(t, growth, ratio, k + 1))
+    assert not verdicts(escape_law, config, results)[2]
+
+
+def test_stages_plateau_and_tail_of_deep_linear_nets(x64, monkeypatch):
+    config = deep_linear_stages.Config(
+        scales=((0.05, 0.1), (0.005, 0.01)), softmax_scales=(0.02,), softmax_steps=4000, num_classes=4
+    )
+    results = deep_linear_stages.main(config)
+    made = deep_linear_stages.claims(results, config)
+    assert [claim.passed for claim in made if "s/2" not in claim.name or "L = 3" in claim.name] == [True] * 5
+    assert deep_linear_stages.plot(results, config).get_xlabel()
+    right = theory.softmax_time
+    monkeypatch.setattr(theory, "softmax_time", lambda u, *rest: 1.01 * right(u, *rest))
+    assert verdicts(deep_linear_stages, config, results)[-2:] == [False, True]
+
+
+def test_saddles_in_sequence_slow_gradient_descent_and_not_noise(x64, monkeypatch):
+    config = chain_of_saddles.Config(stages=3, up=(2.0,), inits=8, steps=1200)
+    results = chain_of_saddles.main(config)
+    made = chain_of_saddles.claims(results, config)
+    assert made[0].passed
+    assert made[-1].passed
+    assert abs(made[2].measured - made[2].expected) < 0.25 * made[2].expected  # 8 runs only
+    assert chain_of_saddles.plot(results, config).get_xlabel()
+    right = theory.chain_stage_times
+    monkeypatch.setattr(theory, "chain_stage_times", lambda ratios, up, down: right(ratios, 0.8 * up, down))
+    assert not chain_of_saddles.claims(results, config)[0].passed
