@@ -11,6 +11,7 @@ from experiments import (
     baldi_hornik,
     bulk_and_outliers,
     chain_of_saddles,
+    committee_plateau,
     convex_softmax_regression,
     deep_linear_stages,
     degenerate_points,
@@ -20,6 +21,7 @@ from experiments import (
     index_against_loss,
     index_in_twenty_thousand,
     no_local_optima_in_softmax_regression,
+    separable_tail,
     zero_saddle_index,
 )
 from experiments.claim import Claim
@@ -227,3 +229,33 @@ def test_saddles_in_sequence_slow_gradient_descent_and_not_noise(x64, monkeypatc
     right = theory.chain_stage_times
     monkeypatch.setattr(theory, "chain_stage_times", lambda ratios, up, down: right(ratios, 0.8 * up, down))
     assert not chain_of_saddles.claims(results, config)[0].passed
+
+
+def test_a_committee_waits_at_the_height_of_theory(x64, monkeypatch):
+    config = committee_plateau.Config(inputs=4, spreads=(0.0, 1.0), scales=(1e-6, 1e-4), inits=8, steps=900)
+    results = committee_plateau.main(config)
+    assert all(verdicts(committee_plateau, config, results))
+    assert committee_plateau.plot(results, config).get_xlabel()
+    student = np.random.default_rng(0).normal(size=(2, 4))
+    teacher = np.linalg.qr(np.random.default_rng(config.seed).normal(size=(4, 2)))[0].T
+    spectrum = np.exp(np.linspace(-1, 1, 4))
+    expected = theory.committee_error(student, teacher, np.diag(spectrum / spectrum.mean()))
+    np.testing.assert_allclose(committee_plateau.error(1.0, config)(student), expected, rtol=1e-12)
+    right = committee_plateau.saddle
+    faults = {spread: right(spread, config) for spread in config.spreads}
+    faults = {spread: found._replace(curvature=1.1 * found.curvature) for spread, found in faults.items()}
+    monkeypatch.setattr(committee_plateau, "saddle", lambda spread, _: faults[spread])
+    assert verdicts(committee_plateau, config, results) == [True, True, False, False]
+
+
+def test_separable_data_end_in_a_tail(x64, monkeypatch):
+    config = separable_tail.Config(inits=1, steps=30_000, kappa=5e-3)
+    results = separable_tail.main(config)
+    made = separable_tail.claims(results, config)
+    assert made[3].passed
+    assert made[4].passed
+    assert abs(made[0].measured / made[0].expected - 1) < 0.25  # in 4 of 6 decades
+    assert separable_tail.plot(results, config).get_xlabel()
+    right = theory.max_margin
+    monkeypatch.setattr(theory, "max_margin", lambda *a: right(*a)._replace(margin=4 * right(*a).margin))
+    assert not any(claim.passed for claim in separable_tail.claims(results, config)[:3])
