@@ -46,11 +46,11 @@ def main(config: Config = Config(), *, progress: bool = False) -> xr.Dataset:
         def init(key: jax.Array) -> jax.Array:
             return config.start * jax.random.uniform(key, (config.stages,), minval=0.5, maxval=1.0)
 
-        options = {"noise": config.noise} if optimizer == "noisy_gd" else {}
+        noise = config.noise if optimizer == "noisy_gd" else None
         return train.make_train(
             surface._replace(init=init),
-            optimizers.make(optimizer, config.eta, **options),
-            probe=lambda theta: {"passed": jnp.cumprod(jnp.abs(theta) >= 1)},
+            optimizers.make(optimizer, config.eta, noise=noise),
+            probe=lambda theta: {"passed": jnp.cumprod(jnp.abs(jnp.asarray(theta)) >= 1)},
         )
 
     axes = {"optimizer": ["gd", "noisy_gd"], "up": config.up, "run": sweep.Seeds(config.inits)}

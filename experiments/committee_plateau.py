@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from experiments import script
 from experiments.claim import Claim
 from jaxsoft import curvature, optimizers, plateau, problem, style, sweep, theory, train
-from jaxsoft.problem import LossFn
+from jaxsoft.problem import LossFn, Params
 from jaxsoft.process import Process
 
 UNITS = 2
@@ -60,8 +60,8 @@ def error(spread: float | jax.Array, config: Config) -> LossFn:
     teacher = jnp.asarray(np.linalg.qr(draws)[0].T)
     signs = jnp.repeat(jnp.asarray([1.0, -1.0]), UNITS)
 
-    def loss(student: jax.Array) -> jax.Array:
-        both = jnp.concatenate([student, teacher])
+    def loss(student: Params) -> jax.Array:
+        both = jnp.concatenate([jnp.asarray(student), teacher])
         overlap = (both * eigenvalues[None, :]) @ both.T
         scale = jnp.sqrt(1 + jnp.diag(overlap))
         return signs @ jnp.arcsin(overlap / jnp.outer(scale, scale)) @ signs / jnp.pi

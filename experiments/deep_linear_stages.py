@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from experiments import script
 from experiments.claim import Claim
 from jaxsoft import data, models, optimizers, problem, style, sweep, theory, train
+from jaxsoft.problem import Params
 from jaxsoft.process import Process
 
 
@@ -56,14 +57,14 @@ def squared_error(depth: int, scale: float | jax.Array, config: Config) -> Proce
     turn = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (count, count)))[0]
     goal = turn @ jnp.diag(jnp.asarray(config.targets)) @ turn.T
 
-    def whole(weights: jax.Array) -> jax.Array:
-        return functools.reduce(jnp.matmul, weights[::-1])
+    def whole(weights: Params) -> jax.Array:
+        return functools.reduce(jnp.matmul, jnp.asarray(weights)[::-1])
 
     surface = problem.Problem(
         lambda key: scale * jnp.tile(jnp.eye(count), (depth, 1, 1)), lambda w: 0.5 * jnp.sum((whole(w) - goal) ** 2)
     )
 
-    def probe(weights: jax.Array) -> dict[str, jax.Array]:
+    def probe(weights: Params, /) -> dict[str, jax.Array]:
         return {"strength": jnp.diag(turn.T @ whole(weights) @ turn)}
 
     return train.make_train(surface, optimizers.make("gd", config.eta), probe=probe)
@@ -75,9 +76,9 @@ def softmax(depth: int, scale: float, config: Config) -> Process:
     examples = data.dataset(np.eye(classes), np.arange(classes), dtype=np.float64)
     model = models.deep_linear([classes] * (depth + 1))
     centred = scale * (jnp.eye(classes) - 1 / classes)
-    start = tuple(models.Layer(centred, None) for _ in range(depth))
-    made = problem.classification(model, examples)._replace(init=lambda key: start)
-    return train.make_train(made, optimizers.make("gd", config.eta))
+    made = problem.classification(model, examples)
+    started = made._replace(init=lambda key: jax.tree.map(lambda _: centred, made.init(key)))
+    return train.make_train(started, optimizers.make("gd", config.eta))
 
 
 def main(config: Config = Config(), *, progress: bool = False) -> Results:

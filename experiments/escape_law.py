@@ -67,9 +67,17 @@ def escape_times(k: int, config: Config, *, progress: bool) -> np.ndarray:
 def saddle_free_newton(damping: float) -> optax.GradientTransformation:
     """u = -(|H| + δ)⁻¹ ∇L, with |H| the Hessian of the eigenvalues' moduli."""
 
-    def update(updates, state, params=None, *, value_fn, **_):
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        value_fn: Callable[[optax.Params], jax.Array] | None = None,
+        **_: object,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        assert value_fn is not None
         values, vectors = jnp.linalg.eigh(jax.hessian(value_fn)(params))
-        return -vectors @ ((vectors.T @ updates) / (jnp.abs(values) + damping)), state
+        return -vectors @ ((vectors.T @ jnp.asarray(updates)) / (jnp.abs(values) + damping)), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
@@ -81,7 +89,7 @@ def saddle(start: float | jax.Array, curvature: float | jax.Array, optimizer: op
         return 0.5 * (theta[0] ** 2 - curvature * theta[1] ** 2)
 
     surface = problem.Problem(lambda key: start * jnp.ones(2), loss)
-    return train.make_train(surface, optimizer, probe=lambda theta: {"distance": jnp.abs(theta[1])})
+    return train.make_train(surface, optimizer, probe=lambda theta: {"distance": jnp.abs(jnp.asarray(theta)[1])})
 
 
 def factor(optimizer: optax.GradientTransformation, steps: int) -> float:

@@ -15,6 +15,7 @@ from experiments import (
     convex_softmax_regression,
     deep_linear_stages,
     degenerate_points,
+    edge_of_stability,
     escape_against_scale,
     escape_law,
     index_against_energy,
@@ -259,3 +260,12 @@ def test_separable_data_end_in_a_tail(x64, monkeypatch):
     right = theory.max_margin
     monkeypatch.setattr(theory, "max_margin", lambda *a: right(*a)._replace(margin=4 * right(*a).margin))
     assert not any(claim.passed for claim in separable_tail.claims(results, config)[:3])
+
+
+def test_sharpness_rises_to_the_edge_and_stays(monkeypatch):
+    config = edge_of_stability.Config(learning_rates=(("nesterov", 0.068),), inits=1, steps=1600)
+    results = edge_of_stability.main(config)
+    assert all(verdicts(edge_of_stability, config, results))
+    assert edge_of_stability.plot(results, config).get_xlabel()
+    monkeypatch.setattr(theory, "edge_nesterov", lambda eta, beta: theory.edge_gd(eta))
+    assert verdicts(edge_of_stability, config, results)[0] is False
