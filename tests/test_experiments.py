@@ -10,13 +10,19 @@ from experiments import (
     autoencoder_critical_points,
     baldi_hornik,
     bulk_and_outliers,
+    chain_of_saddles,
+    committee_plateau,
     convex_softmax_regression,
+    deep_linear_stages,
     degenerate_points,
+    edge_of_stability,
     escape_against_scale,
+    escape_law,
     index_against_energy,
     index_against_loss,
     index_in_twenty_thousand,
     no_local_optima_in_softmax_regression,
+    separable_tail,
     zero_saddle_index,
 )
 from experiments.claim import Claim
@@ -188,3 +194,78 @@ def test_the_index_rises_with_the_loss_and_a_falling_one_is_caught(x64):
     nothing = results.assign(status=results["status"].where(results["status"] != "critical", "failed"))
     assert not verdicts(index_against_loss, config, nothing)[0]
     assert index_against_loss.plot(nothing, config).get_title()
+
+
+def test_the_laws_of_the_quadratic_saddle_and_a_wrong_one(x64, monkeypatch):
+    config = escape_law.Config(ways_down=(2,), inits=4000, steps=260, starts=(1e-12, 1e-2), curvatures=(1e-3, 1.0))
+    results = escape_law.main(config)
+    assert all(verdicts(escape_law, config, results))
+    assert escape_law.plot(results, config).get_xlabel()
+    right = theory.escape_time_cdf
+    monkeypatch.setattr(theory, "escape_time_cdf", lambda t, growth, ratio, k: right(t, growth, ratio, k + 1))
+    assert not verdicts(escape_law, config, results)[2]
+
+
+def test_stages_plateau_and_tail_of_deep_linear_nets(x64, monkeypatch):
+    config = deep_linear_stages.Config(
+        scales=((0.05, 0.1), (0.005, 0.01)), softmax_scales=(0.02,), softmax_steps=4000, num_classes=4
+    )
+    results = deep_linear_stages.main(config)
+    made = deep_linear_stages.claims(results, config)
+    assert [claim.passed for claim in made if "s/2" not in claim.name or "L = 3" in claim.name] == [True] * 5
+    assert deep_linear_stages.plot(results, config).get_xlabel()
+    right = theory.softmax_time
+    monkeypatch.setattr(theory, "softmax_time", lambda u, *rest: 1.01 * right(u, *rest))
+    assert verdicts(deep_linear_stages, config, results)[-2:] == [False, True]
+
+
+def test_saddles_in_sequence_slow_gradient_descent_and_not_noise(x64, monkeypatch):
+    config = chain_of_saddles.Config(stages=3, up=(2.0,), inits=8, steps=1200)
+    results = chain_of_saddles.main(config)
+    made = chain_of_saddles.claims(results, config)
+    assert made[0].passed
+    assert made[-1].passed
+    assert abs(made[2].measured - made[2].expected) < 0.25 * made[2].expected  # 8 runs only
+    assert chain_of_saddles.plot(results, config).get_xlabel()
+    right = theory.chain_stage_times
+    monkeypatch.setattr(theory, "chain_stage_times", lambda ratios, up, down: right(ratios, 0.8 * up, down))
+    assert not chain_of_saddles.claims(results, config)[0].passed
+
+
+def test_a_committee_waits_at_the_height_of_theory(x64, monkeypatch):
+    config = committee_plateau.Config(inputs=4, spreads=(0.0, 1.0), scales=(1e-6, 1e-4), inits=8, steps=900)
+    results = committee_plateau.main(config)
+    assert all(verdicts(committee_plateau, config, results))
+    assert committee_plateau.plot(results, config).get_xlabel()
+    student = np.random.default_rng(0).normal(size=(2, 4))
+    teacher = np.linalg.qr(np.random.default_rng(config.seed).normal(size=(4, 2)))[0].T
+    spectrum = np.exp(np.linspace(-1, 1, 4))
+    expected = theory.committee_error(student, teacher, np.diag(spectrum / spectrum.mean()))
+    np.testing.assert_allclose(committee_plateau.error(1.0, config)(student), expected, rtol=1e-12)
+    right = committee_plateau.saddle
+    faults = {spread: right(spread, config) for spread in config.spreads}
+    faults = {spread: found._replace(curvature=1.1 * found.curvature) for spread, found in faults.items()}
+    monkeypatch.setattr(committee_plateau, "saddle", lambda spread, _: faults[spread])
+    assert verdicts(committee_plateau, config, results) == [True, True, False, False]
+
+
+def test_separable_data_end_in_a_tail(x64, monkeypatch):
+    config = separable_tail.Config(inits=1, steps=30_000, kappa=5e-3)
+    results = separable_tail.main(config)
+    made = separable_tail.claims(results, config)
+    assert made[3].passed
+    assert made[4].passed
+    assert abs(made[0].measured / made[0].expected - 1) < 0.25  # in 4 of 6 decades
+    assert separable_tail.plot(results, config).get_xlabel()
+    right = theory.max_margin
+    monkeypatch.setattr(theory, "max_margin", lambda *a: right(*a)._replace(margin=4 * right(*a).margin))
+    assert not any(claim.passed for claim in separable_tail.claims(results, config)[:3])
+
+
+def test_sharpness_rises_to_the_edge_and_stays(monkeypatch):
+    config = edge_of_stability.Config(learning_rates=(("nesterov", 0.068),), inits=1, steps=1600)
+    results = edge_of_stability.main(config)
+    assert all(verdicts(edge_of_stability, config, results))
+    assert edge_of_stability.plot(results, config).get_xlabel()
+    monkeypatch.setattr(theory, "edge_nesterov", lambda eta, beta: theory.edge_gd(eta))
+    assert verdicts(edge_of_stability, config, results)[0] is False

@@ -89,7 +89,7 @@ def detect(
     Args:
         losses: at the recorded steps, watched up to the first that is not finite. Or a dataset of ``sweep.run``.
         kappa: κ, the largest rate |d ln(L - L_ref)/dt| that counts as standing still, per step. An interval lasts at
-            least δ/κ steps.
+            least δ/κ steps: with δ = 0.1, κ = 2/T finds what lasts a twentieth of T steps or longer.
         delta: δ, the least drop of ln(L - L_ref) that ends a plateau: 0.1 is 10 % of L - L_ref.
         reference: L_ref, what the loss would end at, a number or one for each trace (...): 0 for a cross-entropy.
         step: (T,) the recorded steps, increasing, evenly spaced or not; by default 0, 1, 2, ...
