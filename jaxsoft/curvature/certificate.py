@@ -29,6 +29,7 @@ METHODS = ("auto", "ldl", "tridiagonal", "lanczos")
 # Up to so many parameters the tridiagonal form is as quick as the factorisations, which always take float64.
 TRIDIAGONAL_SIZE = {"float32": 64, "float64": 256}
 LANCZOS_WIDTH, LANCZOS_BLOCKS = 16, 20
+OFF = 256  # √P u ‖H‖_F: how far from an edge factors are made first; they are seldom worse
 STURM = 7  # roundings of a Sturm count, in units of u max |e|
 GRID = 32  # places at which a norm is looked for at once, twice
 INDEPENDENT = 1e-3  # null directions with a smaller singular value count as dependent
@@ -231,11 +232,13 @@ def _by_tridiagonal(matrix: jax.Array, band: float | jax.Array | None, null: jax
     edges = jnp.stack([-band - bound, -band + bound, band - bound, band + bound])
     below, at_most_below, up_to, at_most_up_to = sturm_counts(t, edges)
     image = None if null is None else matrix @ null
+    # After T, by way of its bound: before jaxlib 0.12 two batched LAPACK calls at once wait for each other for ever.
+    dead = ~jnp.any(matrix != 0, axis=1) & (bound >= 0)
     counts = (
         below,
         jnp.maximum(up_to - at_most_below, 0),
         size - at_most_up_to,
-        _known_null(~jnp.any(matrix != 0, axis=1), null, image, band, 2 * size * unit * frobenius),
+        _known_null(dead, null, image, band, 2 * size * unit * frobenius),
     )
     return _verdict(size, counts, finite, band, bound, "tridiagonal")
 
@@ -310,7 +313,7 @@ def _by_factors(matrix: jax.Array, given: float | None, null: jax.Array | None) 
     (below, at_most_up_to), bound = _counts_below(part, [(-edge, -1), (edge, +1)])
     inside = int(known)
     if at_most_up_to - below + size - len(alive) > inside:
-        (at_most_below, up_to), more = _counts_below(part, [(-edge, +1), (edge, -1)])
+        (at_most_below, up_to), more = _counts_below(part, [(-edge, +1), (edge, -1)], bound / 2)
         inside, bound = max(0, up_to - at_most_below) + size - len(alive), max(bound, more)
     counts = (jnp.asarray(below), jnp.asarray(inside), jnp.asarray(len(alive) - at_most_up_to), known)
     return _verdict(size, counts, jnp.asarray(True), band, jnp.asarray(bound), "ldl")
@@ -326,12 +329,12 @@ def _before_factors(
     return band, dead, _known_null(dead, null, image, band, rounding)
 
 
-def _counts_below(matrix: np.ndarray, edges: list[tuple[float, int]]) -> tuple[list[int], float]:
+def _counts_below(matrix: np.ndarray, edges: list[tuple[float, int]], least: float = 0.0) -> tuple[list[int], float]:
     """For each (edge, side): how many eigenvalues are below edge + side · ε; and how far the counts may be from the
     edges. Side -1 never counts an eigenvalue above the edge, side +1 never misses one below it."""
     if len(matrix) == 0:
         return [0] * len(edges), 0.0
-    shift = 64 * np.sqrt(len(matrix)) * _floor(matrix)
+    shift = max(least, OFF * np.sqrt(len(matrix)) * _floor(matrix))
     counts = []
     for edge, side in edges:
         while True:
