@@ -6,6 +6,7 @@ params = load("params.npz", like)   # like: a pytree of the same structure; with
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def save(path: str | Path, params: Params) -> None:
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"path: expected a file named .npz, got {path}")
-    np.savez(path, **{name: np.asarray(leaf) for name, leaf in paths(params).items()})
+    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in paths(params).items()}
+    np.savez(path, **arrays)
 
 
 def load(path: str | Path, like: Params | None = None) -> Params:
@@ -65,7 +67,8 @@ def _orbax(path: Path) -> Params:
     import orbax.checkpoint
 
     try:
-        with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
+        with warnings.catch_warnings(), orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
+            warnings.simplefilter("ignore")  # it says that it takes the sharding from the file
             return checkpointer.restore(path.absolute())
     except Exception as error:
         raise ValueError(f"not a readable Orbax checkpoint: {error}") from None

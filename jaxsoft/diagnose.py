@@ -230,16 +230,26 @@ def init_too_small(loss: Loss, params: Params, answers: Answers | None, found: F
 def weight_gains(params: Params) -> dict[str, float]:
     """For every leaf with two dimensions or more its root mean square over √(2/(fan_in + fan_out)), by its path.
 
-    Matrices are (in, out) or (out, in); kernels (out, in, ...), or with the two last.
+    Matrices are (in, out) or (out, in); kernels have their channels first or last, see ``_channels``.
     """
     gains = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         if leaf.ndim >= 2:
-            ends = sorted(leaf.shape)[-2:] if leaf.ndim > 2 else leaf.shape
-            receptive = leaf.size / math.prod(ends)
+            channels = _channels(leaf.shape)
+            receptive = leaf.size / math.prod(channels)
             rms = float(jnp.sqrt(jnp.mean(jnp.square(leaf))))
-            gains[jax.tree_util.keystr(path, simple=True, separator=".")] = rms * math.sqrt(receptive * sum(ends) / 2)
+            gains[jax.tree_util.keystr(path, simple=True, separator=".")] = rms * math.sqrt(
+                receptive * sum(channels) / 2
+            )
     return gains
+
+
+def _channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The two dimensions of a kernel that are not its window: the window is taken to be square, and smaller."""
+    first, last = shape[:2], shape[-2:]
+    if len(shape) == 3 or (first[0] == first[1] and last[0] != last[1]):
+        return last
+    return last if first[0] == first[1] and math.prod(last) > math.prod(first) else first
 
 
 def dead_units(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Cause | None:
@@ -248,7 +258,7 @@ def dead_units(loss: Loss, params: Params, answers: Answers | None, found: Forec
     dead = {
         jax.tree_util.keystr(path, simple=True, separator="."): (int(jnp.sum(leaf == 0)), leaf.size)
         for path, leaf in grads
-        if leaf.ndim == 1 and jnp.any(leaf == 0) and any(jnp.any(other != 0) for _, other in grads)
+        if leaf.ndim == 1 and jnp.any(leaf == 0) and jnp.any(leaf != 0)
     }
     if not dead:
         return None

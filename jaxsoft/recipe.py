@@ -310,7 +310,7 @@ def _named(argument: str, name: str) -> Callable[..., Any]:
         raise ValueError(f"{argument}: expected module:name, got {name}")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+        found: Any = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
     except ModuleNotFoundError as error:
         raise ValueError(f"{argument}: expected a module that can be imported, {error}") from None
     except AttributeError:

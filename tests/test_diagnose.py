@@ -118,7 +118,7 @@ def test_dead_units_are_counted(x64):
 
 
 def test_saturation_and_separability(x64):
-    made = problem.classification(models.softmax_regression(4, 3), IRIS)
+    made = problem.classification(models.softmax_regression(4, 3, init="glorot"), IRIS)
     huge = jax.tree.map(lambda w: 1e3 * w, made.init(jax.random.key(0)))
     assert "saturated softmax" in names(made, huge)
     pair = data.Dataset(IRIS.x[:100], IRIS.y[:100], 2, "separable")

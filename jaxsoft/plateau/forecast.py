@@ -161,8 +161,9 @@ def forecast(
         probe = jnp.where(jnp.any(slope != 0), slope, 1)
         linear = linear_form(transform, params, state, unravel(probe))
         said = functools.partial(Forecast, loss=now, level=target)
+        memory: Any = state
         if linear is None:
-            way, memory = functools.partial(_run, loss, unravel, transform, max_steps), state
+            way = functools.partial(_run, loss, unravel, transform, max_steps)
         else:
             way, memory = functools.partial(_powers, loss, unravel, linear), linear.trace
             moving = float(jnp.linalg.norm(slope) + jnp.linalg.norm(linear.trace))
