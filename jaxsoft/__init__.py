@@ -17,10 +17,12 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _MODULES = (
+    "checkpoint",
     "checks",
     "critical",
     "curvature",
     "data",
+    "diagnose",
     "files",
     "groups",
     "lecture",
