@@ -67,8 +67,8 @@ def test_the_help_names_everything_there_is():
         (["sweep", "--dtype", "float16"], "dtype: expected one of float32, float64, got 'float16'"),
         (["sweep", "--optimizers", "gd", "gd"], "optimizers: expected different names, got gd, gd"),
         (["sweep", "--optimizer", "gd"], "--optimizer"),
-        (["swep"], "sweep, report, lecture"),
-        ([], "sweep, report, lecture"),
+        (["swep"], "sweep, report, diagnose, lecture"),
+        ([], "sweep, report, diagnose, lecture"),
         (["report"], "Missing"),
     ],
 )
