@@ -303,7 +303,8 @@ class Program:
                 check_vma=False,
             )(shared, *lanes)
 
-        return jax.jit(everywhere, donate_argnums=() if donate is None else (donate,))
+        donated = () if donate is None else (donate,)
+        return jax.jit(everywhere, out_shardings=self.sharding, donate_argnums=donated)
 
     def start(self, key: jax.Array, runs: np.ndarray, numbers: Mapping[str, np.ndarray]) -> Lane:
         return self._start(key, jax.device_put(runs, self.sharding), self.numbers(numbers, len(runs)))
