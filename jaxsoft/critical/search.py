@@ -22,6 +22,7 @@ FLAT = 0.9  # r above which a point is gradient-flat (Frye et al. 2021)
 NEAR = 1e-2  # a critical point is at most so far, relative to 1 + ‖θ‖
 OUTWARD_STEPS = 3
 SHORTER, HARDLY_SHORTER = 0.75, 0.95  # a step outwards is longer than that times the one before; the latter if near
+FAR, TURNS = 20, 100  # a ray is followed as far as 2²⁰ (1 + ‖θ‖); so often is its direction turned
 VERDICT_PRODUCTS = 1000
 CLOSED_FORM_SIZE = 256  # up to so many parameters a Hessian in closed form replaces the products
 PROBES = 8  # random vectors behind ‖H‖_F
@@ -131,6 +132,49 @@ def make_search(
     return Process(begin, step)
 
 
+def descends_for_ever(surface: Surface, at: Iterate, toward: jax.Array) -> jax.Array:
+    """Whether a ray θ + t d is found along which the loss falls for ever, and ever more slowly.
+
+        φ(t) = L(θ + t d),   φ'(0) < 0,   φ'(t) <= 0 at t = 2^k (1 + ‖θ‖), k = -3 .. 20,   φ' → 0
+
+    up to √ε |φ'(0)|. The direction d is ``toward``, turned by d ← d - g / ‖g‖, g = ∇L far along the ray, until g vanishes
+    there. For a softmax regression g is there a sum over the examples on the wrong side, so this is the perceptron with all
+    of them at once, and finds a separating d, where there is one, after finitely many turns (Novikoff 1962, "On
+    convergence proofs on perceptrons"); along such a d the loss falls from every point, so no critical point lies at
+    finite distance. Of other losses the ray says where the loss falls to, not that there is no critical point
+    elsewhere. None falls for ever where a penalty makes the loss grow to all sides.
+    """
+    dtype, small = at.loss.dtype, jnp.sqrt(jnp.finfo(at.loss.dtype).eps)
+    size, slope = reach(at.theta), jnp.linalg.norm(at.grad)
+
+    def unit(v: jax.Array) -> jax.Array:
+        return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(dtype).tiny)
+
+    def far(d: jax.Array) -> jax.Array:
+        return surface.at(at.theta + 2.0**FAR * size * unit(d)).grad
+
+    def turn(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        turns, d, grad = carry
+        turned = d - unit(grad)
+        return turns + 1, turned, far(turned)
+
+    def wrong(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return (carry[0] < TURNS) & (jnp.linalg.norm(carry[2]) > small * slope)
+
+    begin = unit(toward)
+    d = unit(jax.lax.while_loop(wrong, turn, (jnp.zeros((), jnp.int32), begin, far(begin)))[1])
+
+    def along(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        there = surface.at(at.theta + t * d)
+        return there.loss, jnp.vdot(there.grad, d)
+
+    first = jnp.vdot(at.grad, d)
+    loss, slopes = jax.lax.map(along, size * 2.0 ** jnp.arange(-3, FAR + 1, dtype=dtype))
+    falls = jnp.all(jnp.diff(loss, prepend=at.loss[None]) <= 4 * jnp.finfo(dtype).eps * jnp.abs(at.loss))
+    falls &= (first < -small * slope) & jnp.all(slopes <= -small * first)
+    return falls & (slopes[-1] >= small * first)
+
+
 Outward = tuple[jax.Array, Iterate, jax.Array, jax.Array]
 
 
@@ -146,8 +190,10 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     gradient_flat: g lies in the kernel of H, r > 0.9 (Frye et al. 2021, "Critical point-finding methods reveal
     gradient-flat regions of deep network losses"), or nearly, ρ > 0.9: what would cancel it is farther away than θ is
     long; or ‖g‖ <= tol with the critical point not near.
-    diverging_to_infinity: three Newton steps in a row lead outwards, lower both the loss and ‖g‖, and do not become
-    shorter: on separable data the gradient vanishes only at infinity. Where θ is long they may be short beside it.
+    diverging_to_infinity: three Newton steps in a row lower both the loss and ‖g‖ and do not become shorter (where θ is
+    long they may be short beside it), and they lead outwards or a ray is found along which the loss falls for ever
+    (``descends_for_ever``); or such a ray begins at a gradient-flat end: on separable data the gradient vanishes only
+    at infinity.
     failed: stuck for another reason; max_steps: none of these, the search would have gone on.
 
     Where Newton's steps only shrink by a constant factor (a degenerate point, H singular there) 4 p reaches beyond the
@@ -187,12 +233,14 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     kept = jnp.where(near, HARDLY_SHORTER, SHORTER)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
     tells = length > jnp.sqrt(jnp.finfo(at.loss.dtype).eps) * reach(at.theta)
 
+    endless = descends_for_ever(surface, at, p)
+
     def onward(carry: Outward) -> Outward:
         count, here, step, _ = carry
         new = surface.at(here.theta + step)
         following = newton_step(new).x
         outward = (new.loss < here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(here.grad))
-        outward &= jnp.linalg.norm(new.theta) > jnp.linalg.norm(here.theta)
+        outward &= endless | (jnp.linalg.norm(new.theta) > jnp.linalg.norm(here.theta))
         outward &= jnp.linalg.norm(following) > kept * jnp.linalg.norm(step)
         return count + 1, new, following, outward
 
@@ -202,7 +250,8 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     outward = jax.lax.while_loop(still, onward, (jnp.zeros((), jnp.int32), at, p, tells & ~rounding))[3]
     flat = (flatness > FLAT) | (kernel > FLAT)
     critical = (slope <= tol) & (rounding | (near & ~flat & ~outward))
+    flat_end = flat | (slope <= tol)
     ended = jnp.where(stuck | ~jnp.isfinite(slope), FAILED, MAX_STEPS)
-    otherwise = jnp.where(flat | (slope <= tol), GRADIENT_FLAT, ended)
-    code = jnp.where(critical, CRITICAL, jnp.where(outward, DIVERGING_TO_INFINITY, otherwise))
+    otherwise = jnp.where(flat_end, GRADIENT_FLAT, ended)
+    code = jnp.where(critical, CRITICAL, jnp.where(outward | (flat_end & endless), DIVERGING_TO_INFINITY, otherwise))
     return Verdict(code.astype(jnp.int32), flatness, kernel, length, norm, drift)
