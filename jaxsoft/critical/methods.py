@@ -265,9 +265,10 @@ def eigenvector_following(
     falls on the way to a saddle, so a step is taken where the quadratic model foretells the gradient,
     ‖g(θ + p) - g - H p‖ < ‖g‖; Δ, ``radius`` at first, doubles where the error is below a tenth and halves above a
     half. Uphill may lead on without end: where the loss is above that of the start and ‖θ‖ > ``farthest`` (1 + ‖θ₀‖)
-    the search gives up, as stuck. ``index`` may be traced: an axis of a sweep. Cerjan & Miller (1981), "On finding transition states"; Banerjee,
-    Adams, Simons & Shepard (1985), "Search for stationary points on surfaces", whose two shifts of P-RFO the trust
-    region replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and (C60)55 clusters", for any index.
+    the search gives up, as stuck. ``index`` may be traced: an axis of a sweep. Cerjan & Miller (1981), "On finding
+    transition states"; Banerjee, Adams, Simons & Shepard (1985), "Search for stationary points on surfaces", whose two
+    shifts of P-RFO the trust region replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and (C60)55
+    clusters", for any index.
     """
     if not isinstance(index, jax.Array):
         checks.count("index", index, at_least=0)

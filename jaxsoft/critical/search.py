@@ -157,12 +157,12 @@ def descends_for_ever(surface: Surface, at: Iterate, toward: jax.Array) -> jax.A
 
         φ(t) = L(θ + t d),   φ'(0) < 0,   φ'(t) <= 0 at t = 2^k (1 + ‖θ‖), k = -3 .. 20,   φ' → 0
 
-    up to √ε |φ'(0)|. The direction d is ``toward``, turned by d ← d - g / ‖g‖, g = ∇L far along the ray, until g vanishes
-    there. For a softmax regression g is there a sum over the examples on the wrong side, so this is the perceptron with all
-    of them at once, and finds a separating d, where there is one, after finitely many turns (Novikoff 1962, "On
-    convergence proofs on perceptrons"); along such a d the loss falls from every point, so no critical point lies at
-    finite distance. Of other losses the ray says where the loss falls to, not that there is no critical point
-    elsewhere. None falls for ever where a penalty makes the loss grow to all sides.
+    up to √ε |φ'(0)|. The direction d is ``toward``, turned by d ← d - g / ‖g‖, g = ∇L far along the ray, until g
+    vanishes there. For a softmax regression g is there a sum over the examples on the wrong side, so this is the
+    perceptron with all of them at once, and finds a separating d, where there is one, after finitely many turns
+    (Novikoff 1962, "On convergence proofs on perceptrons"); along such a d the loss falls from every point, so no
+    critical point lies at finite distance. Of other losses the ray says where the loss falls to, not that there is no
+    critical point elsewhere. None falls for ever where a penalty makes the loss grow to all sides.
     """
     dtype, small = at.loss.dtype, jnp.sqrt(jnp.finfo(at.loss.dtype).eps)
     size, slope = reach(at.theta), jnp.linalg.norm(at.grad)
