@@ -8,6 +8,8 @@ import pytest
 
 from jaxsoft import critical
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize("other", [0.0, 300.0])
 def test_a_minimum_at_infinity_is_none_however_long_the_other_parameters_are(x64, other):
@@ -17,13 +19,13 @@ def test_a_minimum_at_infinity_is_none_however_long_the_other_parameters_are(x64
 
 
 @pytest.mark.parametrize("power", [2, 4, 6, 8])
-@pytest.mark.parametrize("begin", [0.5, 1.5])
-def test_a_flat_minimum_is_critical_from_either_side(x64, power, begin):
-    found = critical.find(lambda x: (x[0] - 1.0) ** power / power + x[1] ** 2, jnp.array([begin, 0.3]), "newton")
-    assert found.status == "critical"
+def test_a_flat_minimum_is_critical_from_either_side(x64, power):
+    starts = jnp.array([[0.5, 0.3], [1.5, 0.3]])
+    found = critical.find_all(lambda x: (x[0] - 1.0) ** power / power + x[1] ** 2, starts, "newton", certify=False)
+    assert list(found.status) == ["critical"] * 2
 
 
-@pytest.mark.parametrize("offset", [0.0, 50.0, 1e3])
+@pytest.mark.parametrize("offset", [0.0, 50.0])
 def test_the_way_to_infinity_does_not_depend_on_where_zero_is(x64, offset):
     """softplus(-(x + c)): Newton's steps tend to 1 for every c, but |x| shrinks as long as x < 0."""
     found = critical.find(lambda x: jax.nn.softplus(-(x[0] + offset)) + x[1] ** 2, jnp.array([1.0 - offset, 0.5]))
