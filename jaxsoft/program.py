@@ -219,12 +219,13 @@ class Program:
         if width is None and like is not None and 0.5 <= flops / like.flops <= 2.0:
             width = like.width
         if width is None:
-            lane_bytes = state_bytes + self._compiled_once("memory", self._scratch_bytes)
+            needed = -(-lanes // len(self.devices))
+            scratch = self._compiled_once("memory", self._scratch_bytes) if needed > 1 else 0
+            lane_bytes = state_bytes + scratch
             on_cpu = self.devices[0].platform == "cpu"
             most = CPU_WIDTH if on_cpu else ACCELERATOR_WIDTH
             fitting = BLOCK_BYTES if self.one_by_one else CACHE_BYTES
             room = fitting // max(lane_bytes, 1) if on_cpu else most
-            needed = -(-lanes // len(self.devices))
             width = max(1, min(most, _power_of_two_below(room), _power_of_two_above(needed)))
         budget = max(1, int(SEGMENT_FLOPS / (flops * width))) if segment is None else segment
         interval = max(d for d in range(1, record_every + 1) if record_every % d == 0 and (d <= budget or d == 1))
@@ -303,7 +304,8 @@ class Program:
                 check_vma=False,
             )(shared, *lanes)
 
-        return jax.jit(everywhere, donate_argnums=() if donate is None else (donate,))
+        donated = () if donate is None else (donate,)
+        return jax.jit(everywhere, out_shardings=self.sharding, donate_argnums=donated)
 
     def start(self, key: jax.Array, runs: np.ndarray, numbers: Mapping[str, np.ndarray]) -> Lane:
         return self._start(key, jax.device_put(runs, self.sharding), self.numbers(numbers, len(runs)))

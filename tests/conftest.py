@@ -11,3 +11,11 @@ jax.config.update("jax_num_cpu_devices", 2)
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def quick_compilation():
+    """Programs that run once are not worth the compiler's optimisations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -6,12 +6,14 @@ import dataclasses
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from experiments.benchmarks import curvature
+from experiments.benchmarks import critical, curvature
+from jaxsoft import problem
 
 
 def tiny(**changes):
@@ -76,3 +78,47 @@ def test_wrong_answers_are_not_good():
 def test_single_precision_is_refused():
     with pytest.raises(ValueError, match="jax_enable_x64"):
         curvature.main(tiny())
+
+
+SEARCHES = critical.Config(hidden=2, seeds=8, near=6, random=2, peer_starts=1, max_steps=15, repeats=1)
+
+
+def test_searches_from_near_critical_points_arrive_and_are_counted(x64, quick_compilation):
+    rows = critical.main(dataclasses.replace(SEARCHES, tools=("jaxsoft",)))
+    near, random = rows
+    assert (near.kind, near.searches, random.searches) == ("near critical points", 6, 2)
+    assert near.critical > 0
+    assert all(rate > 0 for row in rows for rate in row.steps_per_second)
+    out = io.StringIO()
+    critical.show(rows, Console(file=out, width=150))
+    assert f"{near.critical} of 6" in out.getvalue()
+
+
+def test_the_published_search_is_newtons_and_says_how_many_steps_it_took(x64):
+    values, start = np.array([3.0, -1.0, 0.5]), np.array([0.1, 0.2, -0.3])
+    config = dataclasses.replace(SEARCHES, solver_tol=1e-12)
+    norm, steps = critical.published_search(lambda t: values * t, lambda t, v: values * v, start, config)
+    assert (norm < 1e-8, steps) == (True, 1)  # a quadratic: the saddle in one step
+    # At the least |g| no step lowers it, whatever a wrong product says.
+    lowest = critical.published_search(lambda t: np.array([1.0 + (t @ t > 0)]), lambda t, v: v, np.zeros(1), config)
+    assert lowest == (1.0, 0)
+
+    def monkey(t):
+        return problem.monkey_saddle().loss(t)
+
+    gradient, hessian = jax.jit(jax.grad(monkey)), jax.jit(jax.hessian(monkey))
+    far = jnp.array([0.3, 0.4])
+    norm, steps = critical.published_search(
+        lambda t: np.asarray(gradient(t)), lambda t, v: np.asarray(hessian(t)) @ v, np.asarray(far), config
+    )
+    # Newton halves the distance from a cubic saddle each step, so a quarter of |g| is left: |g| = 3 r², r = 1/2.
+    assert norm <= config.tol
+    assert steps == int(np.ceil(np.log(0.75 / config.tol) / np.log(4)))
+
+
+def test_both_tools_find_the_same_critical_points(x64, quick_compilation):
+    pytest.importorskip("autograd")
+    rows = critical.main(dataclasses.replace(SEARCHES, near=2, peer_starts=2))
+    ours, theirs = rows[:2]
+    assert (ours.tool, theirs.tool) == ("jaxsoft", "autograd")
+    assert ours.critical == theirs.critical > 0

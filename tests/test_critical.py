@@ -13,6 +13,8 @@ from jaxsoft import critical, curvature, data, models, problem, sweep, theory
 from jaxsoft.critical.minres import minres
 from jaxsoft.data import Dataset
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def wells(p):
     """(x² - 1)² + 2 (y² - 1)²: 4 minima at (±1, ±1), 4 saddles of index 1, a maximum at 0."""
@@ -153,22 +155,21 @@ def test_separable_data_have_their_minimum_at_infinity_and_a_penalty_brings_it_b
     iris = data.iris()
     pair = Dataset(iris.x[:100], iris.y[:100], 2, "setosa and versicolor")
     model = models.softmax_regression(4, 2, init="normal", scale=1.0)
-    for l2, expected in ((0.0, "diverging_to_infinity"), (1e-2, "critical")):
-        made = problem.classification(model, pair, l2=l2)
-        starts = jax.vmap(made.init)(jax.random.split(jax.random.key(0), 4))
-        if method == "gradient_norm" and l2:
-            continue  # too slow to arrive
-        found = critical.find_all(made.loss, starts, method, max_steps=100)
-        assert list(found.status) == [expected] * 4
-        assert np.ptp(found.loss) < 1e-12 or expected != "critical"
+    starts = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 4))
+    found = critical.find_all(problem.classification(model, pair).loss, starts, method, max_steps=100, certify=False)
+    assert list(found.status) == ["diverging_to_infinity"] * 4
+    if method == "trust_region":
+        penalised = problem.classification(model, pair, l2=1e-2)
+        found = critical.find_all(penalised.loss, starts, method, max_steps=100, certify=False)
+        assert list(found.status) == ["critical"] * 4
+        assert np.ptp(found.loss) < 1e-12
 
 
 def test_degenerate_points_have_curvatures_that_vanish_there(x64):
     monkey = critical.find(problem.monkey_saddle().loss, jnp.array([0.3, 0.4]))
     assert (str(monkey.status), int(monkey.inertia.zero), int(monkey.inertia.negative)) == ("critical", 2, 0)
-    for power in (4, 6):
-        found = critical.find(lambda p, n=power: p[0] ** 2 + p[1] ** n, jnp.array([0.2, 0.3]), "newton")
-        assert (str(found.status), int(found.inertia.zero), int(found.inertia.positive)) == ("critical", 1, 1)
+    found = critical.find(lambda p: p[0] ** 2 + p[1] ** 4 + p[2] ** 6, jnp.array([0.2, 0.3, 0.3]), "newton")
+    assert (str(found.status), int(found.inertia.zero), int(found.inertia.positive)) == ("critical", 2, 1)
     deep = problem.classification(models.deep_linear([4, 3, 3, 3], init="zeros"), data.iris())
     origin = critical.find(deep.loss, deep.init(jax.random.key(0)))
     assert str(origin.status) == "critical"
@@ -183,8 +184,8 @@ def test_a_kink_is_never_called_critical(x64):
         return 2 * jax.nn.relu(p[0]) + jax.nn.relu(-p[0]) + p[1] ** 2
 
     starts = jax.random.normal(jax.random.key(0), (8, 2))
-    for method in ("newton_mr", "newton", "trust_region", "saddle_free"):
-        found = critical.find_all(kinked, starts, method, max_steps=50)
+    for method in ("newton_mr", "trust_region", "saddle_free"):
+        found = critical.find_all(kinked, starts, method, max_steps=50, certify=False)
         assert set(found.status) <= {"gradient_flat", "failed"}
 
 
@@ -248,16 +249,18 @@ def test_the_minima_of_a_flax_net_and_of_its_copy_here_agree(x64):
 def test_near_every_critical_point_of_a_linear_autoencoder_that_one_is_found(x64):
     rng = np.random.default_rng(0)
     s, width = np.array([3.0, 2.0, 1.0]), 2
-    for chosen in ([], [0], [2], [0, 1], [1, 2]):
+    subsets, starts = ([], [0], [2], [0, 1], [1, 2]), []
+    for chosen in subsets:
         a, b = np.zeros((3, width)), np.zeros((width, 3))
         for unit, i in enumerate(chosen):
             a[i, unit] = b[unit, i] = np.sqrt(s[i])
-        start = tuple(jnp.asarray(x + 1e-3 * rng.normal(size=x.shape)) for x in (a, b))
-        found = critical.find(lambda p: 0.5 * jnp.sum((jnp.diag(jnp.asarray(s)) - p[0] @ p[1]) ** 2), start)
-        index, loss = theory.baldi_hornik(s, chosen, width)
-        assert str(found.status) == "critical"
-        assert found.loss == pytest.approx(loss, rel=1e-9)
-        assert int(found.inertia.negative) == index
+        starts.append([x + 1e-3 * rng.normal(size=x.shape) for x in (a, b)])
+    stacked = tuple(jnp.asarray(np.stack(part)) for part in zip(*starts, strict=True))
+    found = critical.find_all(lambda p: 0.5 * jnp.sum((jnp.diag(jnp.asarray(s)) - p[0] @ p[1]) ** 2), stacked)
+    assert set(found.status) == {"critical"}
+    index, loss = zip(*(theory.baldi_hornik(s, chosen, width) for chosen in subsets), strict=True)
+    np.testing.assert_allclose(found.loss, loss, rtol=1e-9)
+    np.testing.assert_array_equal(found.inertia.negative, index)
 
 
 def test_the_saddles_below_the_top_of_four_wells(x64):
@@ -279,7 +282,7 @@ def test_the_saddles_below_the_top_of_four_wells(x64):
 def test_copies_of_a_point_are_one_node(x64):
     made = problem.classification(models.mlp([4, 2, 3]), data.iris(), l2=0.02)
     zero = jax.tree.map(jnp.zeros_like, made.init(jax.random.key(0)))
-    graph = critical.saddle_graph(made.loss, zero, ways=2)
+    graph = critical.saddle_graph(made.loss, zero, ways=1)
     index, loss = graph.indices, np.asarray(graph.points.loss)
     examples = data.iris()
     with_bias = np.column_stack([examples.x, np.ones(len(examples.y))])  # a hidden bias is one more input

@@ -24,6 +24,7 @@ from jaxsoft.diagnose import (
 )
 
 NO_FORECAST = None
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 IRIS = data.iris()
 
 

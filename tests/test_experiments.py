@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 
 from experiments import (
     autoencoder_critical_points,
@@ -23,6 +24,7 @@ from experiments import (
     index_in_twenty_thousand,
     no_local_optima_in_softmax_regression,
     separable_tail,
+    share_of_minima,
     zero_saddle_index,
 )
 from experiments.claim import Claim
@@ -133,7 +135,7 @@ def test_outliers_and_overlap_at_a_small_size(x64):
     assert bulk_and_outliers.outliers(np.array([9.0, 8.0, 1.0, 0.9])) == 2
 
 
-def test_softmax_regression_has_one_minimum_or_none(x64):
+def test_softmax_regression_has_one_minimum_or_none(x64, quick_compilation):
     small = {"methods": ("saddle_free",), "scales": (0.01, 1.0), "starts": 12}
     config = no_local_optima_in_softmax_regression.Config(**small)
     results = no_local_optima_in_softmax_regression.main(config)
@@ -146,7 +148,7 @@ def test_softmax_regression_has_one_minimum_or_none(x64):
     assert not by_name["separable: on the way to infinity, saddle_free"].passed
 
 
-def test_searches_find_the_critical_points_of_theory_and_no_others(x64, monkeypatch):
+def test_searches_find_the_critical_points_of_theory_and_no_others(x64, quick_compilation, monkeypatch):
     config = autoencoder_critical_points.Config(
         name="random 4 x 5", width=3, scales=(0.3,), per_scale=4, descents=1, times=(20, 60), saddles=2,
         methods=("newton_mr", "saddle_free"), indices=(2,),
@@ -160,7 +162,7 @@ def test_searches_find_the_critical_points_of_theory_and_no_others(x64, monkeypa
     assert not verdicts(autoencoder_critical_points, config, results)[0]
 
 
-def test_the_index_on_a_small_random_surface_follows_its_energy(x64, monkeypatch):
+def test_the_index_on_a_small_random_surface_follows_its_energy(x64, quick_compilation, monkeypatch):
     config = index_against_energy.Config(n=8, starts=24, starts_each=3, max_steps=200)
     results = index_against_energy.main(config)
     made = index_against_energy.claims(results, config)
@@ -171,7 +173,7 @@ def test_the_index_on_a_small_random_surface_follows_its_energy(x64, monkeypatch
     assert not index_against_energy.claims(wrong, config)[0].passed
 
 
-def test_split_units_and_flat_saddles_are_degenerate(x64, monkeypatch):
+def test_split_units_and_flat_saddles_are_degenerate(x64, quick_compilation, monkeypatch):
     config = degenerate_points.Config(nets=((2, 1),), examples=200, lambdas=(-0.5, 0.0, 0.4), starts=2)
     results = degenerate_points.main(config)
     assert all(verdicts(degenerate_points, config, results))
@@ -181,7 +183,7 @@ def test_split_units_and_flat_saddles_are_degenerate(x64, monkeypatch):
     assert not verdicts(degenerate_points, config, degenerate_points.main(config))[0]  # beside the line
 
 
-def test_the_index_rises_with_the_loss_and_a_falling_one_is_caught(x64):
+def test_the_index_rises_with_the_loss_and_a_falling_one_is_caught(x64, quick_compilation):
     config = index_against_loss.Config(
         dataset="iris", per_class=20, hidden=2, l2=1e-3, per_scale=3, runs=1, times=(20, 100), methods=("newton_mr",),
         indices=(1, 4), steps=100,
@@ -269,3 +271,30 @@ def test_sharpness_rises_to_the_edge_and_stays(monkeypatch):
     assert edge_of_stability.plot(results, config).get_xlabel()
     monkeypatch.setattr(theory, "edge_nesterov", lambda eta, beta: theory.edge_gd(eta))
     assert verdicts(edge_of_stability, config, results)[0] is False
+
+
+def test_the_share_of_minima_is_counted_and_a_lost_minimum_is_caught(x64, quick_compilation):
+    config = share_of_minima.Config(
+        nets=((2, 2, 2, 8),), examples=100, scales=(0.3, 3.0), times=(20, 1000), apart=(0.1,), steps=50
+    )
+    results = share_of_minima.main(config)
+    assert np.unique(results["parameters"]).tolist() == [2 * (2 + 1 + 2)]  # h (d + 1 + C)
+    zero = results.isel(search=np.flatnonzero((results["kind"] == "near a saddle") & (results["point"] >= 0)))
+    assert (zero["negative"] > 0).any()
+    share = share_of_minima.shares(share_of_minima.distinct_points(results))
+    np.testing.assert_allclose(share[:, 3], share[:, 1] / share[:, 2])
+    assert ((share[:, 4] <= share[:, 3]) & (share[:, 3] <= share[:, 5])).all()
+    assert share_of_minima.plot(results, config).get_xlabel()
+    few = share_of_minima.distinct_points(results)  # each point once: no two of one loss and index
+    losses = np.column_stack([few["net"], few["loss"].round(7)])
+    assert len(np.unique(losses, axis=0)) == few.sizes["search"]
+    lost = results.assign(negative=results["negative"].where(results["negative"] > 0, 1))
+    assert not verdicts(share_of_minima, config, lost)[0]
+    n = np.repeat([10, 1000], [40, 40])
+    falling = {"negative": np.where(n > 100, 1, np.arange(80) % 2), "parameters": n, "net": n, "point": np.arange(80)}
+    made = xr.Dataset({k: ("search", v) for k, v in falling.items()}).assign(kind=("search", ["random"] * 80))
+    by_name = {c.name.split(":")[0]: c.passed for c in share_of_minima.claims(made, config)}
+    assert by_name["random"]
+    rising = made.assign(parameters=1100 - made["parameters"])
+    by_name = {c.name.split(":")[0]: c.passed for c in share_of_minima.claims(rising, config)}
+    assert not by_name["random"]

@@ -11,6 +11,8 @@ import pytest
 from jaxsoft import data, models, optimizers, plateau, problem, theory
 from jaxsoft.plateau.forecast import linear_form
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SADDLE = problem.quadratic([-1.0, -0.5, 2.0, 3.0]).loss
 
 

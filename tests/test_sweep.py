@@ -351,6 +351,27 @@ def test_a_record_without_numbers_and_an_unknown_status_are_refused():
             sweep.run(made(code, {}), {}, seed=0, steps=3)
 
 
+def test_a_state_with_empty_arrays_runs_as_without_on_every_device():
+    """A net without hidden biases, say; the lanes end at different times, so packs are closed up on the way."""
+
+    def made(*empty):
+        def init(key):
+            return jax.random.normal(key), *empty
+
+        def step(state):
+            x, *rest = state
+            done = jnp.where(jnp.abs(x) < 1e-3, CONVERGED, RUNNING).astype(jnp.int32)
+            return (0.5 * x, *rest), Info(done, {"x": x}, {"last": x})
+
+        axes = {"run": sweep.Seeds(40)}
+        return sweep.run(Process(init, step), axes, seed=0, steps=20, width=2, segment=2)
+
+    plain, empty = made(), made(jnp.zeros((0, 3)), jnp.zeros((2, 0), jnp.int32))
+    assert len(np.unique(plain["steps"])) > 2
+    for name in ("x", "final_last", "steps", "status"):
+        np.testing.assert_array_equal(empty[name], plain[name])
+
+
 @pytest.mark.parametrize("name", ["a/b", "status", "run", "step"])
 def test_records_need_names_of_their_own(name):
     made = train.make_train(problem.quadratic([1.0]), optax.sgd(0.1), probe=lambda p: {name: p[0]})

@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,12 +30,16 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from rich.console import Console
 from rich.table import Table
+from scipy.sparse.linalg import LinearOperator, minres
 
 from experiments.benchmarks.curvature import small_digits
 from jaxsoft import critical, models, problem
 from jaxsoft.problem import Problem
 
 DECREASE, HALVINGS = 1e-4, 50
+
+Gradient = Callable[[np.ndarray], np.ndarray]
+Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Config:
     tol: float = 1e-8
     repeats: int = 3
     seed: int = 0
+    tools: tuple[str, ...] = ("jaxsoft", "autograd")
 
 
 class Ends(NamedTuple):
@@ -105,11 +111,31 @@ def ours(made: Problem, starts: Any, config: Config) -> Ends:
     return Ends(seconds, found.status == "critical", found.grad_norm, found.steps)
 
 
+def published_search(gradient: Gradient, product: Product, theta: np.ndarray, config: Config) -> tuple[float, int]:
+    """Newton-MR with SciPy's MINRES from θ (P,); g = gradient(θ), H v = product(θ, v). ‖g‖ at the end, and steps."""
+    g = gradient(theta)
+    for step in range(config.max_steps):
+        if np.linalg.norm(g) <= config.tol:
+            return float(np.linalg.norm(g)), step
+        shape = (len(theta), len(theta))
+        h = LinearOperator(shape, matvec=lambda v, at=theta: product(at, v))  # pyrefly: ignore
+        p = minres(h, -g, rtol=config.solver_tol, maxiter=2 * len(theta))[0]
+        slope, alpha = float(p @ product(theta, g)), 1.0
+        for _ in range(HALVINGS):
+            new = gradient(theta + alpha * p)
+            if new @ new <= g @ g + 2 * DECREASE * alpha * slope:
+                break
+            alpha /= 2
+        else:
+            return float(np.linalg.norm(g)), step
+        theta, g = theta + alpha * p, new
+    return float(np.linalg.norm(g)), config.max_steps
+
+
 def peers(made: Problem, dataset: Any, starts: Any, config: Config) -> Ends:
     """Newton-MR with autograd's gradients and products, and SciPy's MINRES."""
     autograd: Any = importlib.import_module("autograd")
     anp: Any = importlib.import_module("autograd.numpy")
-    linalg: Any = importlib.import_module("scipy.sparse.linalg")
     x, y = np.asarray(dataset.x, np.float64), np.asarray(dataset.y)
     rows = np.arange(len(y))
     sizes = (10, config.hidden, 10)
@@ -130,27 +156,8 @@ def peers(made: Problem, dataset: Any, starts: Any, config: Config) -> Ends:
     first = jax.tree.map(lambda leaf: leaf[0], starts)
     assert np.isclose(loss(theta[0]), float(made.loss(first)), rtol=1e-12)  # the same problem
 
-    def search(t: np.ndarray) -> tuple[float, int]:
-        for step in range(config.max_steps):
-            g = gradient(t)
-            if np.linalg.norm(g) <= config.tol:
-                return float(np.linalg.norm(g)), step
-            at = t
-            h = linalg.LinearOperator((len(t), len(t)), matvec=lambda v, at=at: product(at, v))
-            p = linalg.minres(h, -g, rtol=config.solver_tol, maxiter=2 * len(t))[0]
-            slope, alpha = float(p @ product(t, g)), 1.0
-            for _ in range(HALVINGS):
-                new = gradient(t + alpha * p)
-                if new @ new <= g @ g + 2 * DECREASE * alpha * slope:
-                    break
-                alpha /= 2
-            else:
-                break
-            t = t + alpha * p
-        return float(np.linalg.norm(gradient(t))), config.max_steps
-
     begin = time.perf_counter()
-    ends = [search(t) for t in theta]
+    ends = [published_search(gradient, product, t, config) for t in theta]
     seconds = time.perf_counter() - begin
     norm = np.array([n for n, _ in ends])
     return Ends(seconds, norm**2 < 1e-10, norm, np.array([s for _, s in ends]))
@@ -167,6 +174,7 @@ def main(config: Config = Config()) -> list[Row]:
             "jaxsoft": lambda s=starts: ours(made, s, config),
             "autograd": lambda f=few: peers(made, dataset, f, config),
         }
+        tools = {name: tools[name] for name in config.tools}
         cold = {name: run().seconds for name, run in tools.items()}
         runs: dict[str, list[Ends]] = {name: [] for name in tools}
         for _ in range(config.repeats):

@@ -242,14 +242,19 @@ def _collapsed(radius: jax.Array, at: Iterate) -> jax.Array:
 
 
 class _Followed(NamedTuple):
-    """radius: Δ. directions: (P, k), the modes that went uphill at the last step; None where the lowest do."""
+    """radius: Δ. directions: (P, k), the modes that went uphill at the last step; None where the lowest do.
+
+    size, loss: 1 + ‖θ‖ and L(θ) at the start.
+    """
 
     radius: jax.Array
     directions: jax.Array | None
+    size: jax.Array
+    loss: jax.Array
 
 
 def eigenvector_following(
-    index: int | jax.Array, *, directions: jax.Array | None = None, radius: float = 0.1
+    index: int | jax.Array, *, directions: jax.Array | None = None, radius: float = 0.1, farthest: float = 100.0
 ) -> Method:
     """Seeks a critical point of this ``index``: uphill along so many modes, downhill along all others.
 
@@ -259,16 +264,19 @@ def eigenvector_following(
     index, those most like them, and from then on those most like the ones of the step before. There is nothing that
     falls on the way to a saddle, so a step is taken where the quadratic model foretells the gradient,
     ‖g(θ + p) - g - H p‖ < ‖g‖; Δ, ``radius`` at first, doubles where the error is below a tenth and halves above a
-    half. ``index`` may be traced: an axis of a sweep. Cerjan & Miller (1981), "On finding transition states"; Banerjee,
-    Adams, Simons & Shepard (1985), "Search for stationary points on surfaces", whose two shifts of P-RFO the trust
-    region replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and (C60)55 clusters", for any index.
+    half. Uphill may lead on without end: where the loss is above that of the start and ‖θ‖ > ``farthest`` (1 + ‖θ₀‖)
+    the search gives up, as stuck. ``index`` may be traced: an axis of a sweep. Cerjan & Miller (1981), "On finding
+    transition states"; Banerjee, Adams, Simons & Shepard (1985), "Search for stationary points on surfaces", whose two
+    shifts of P-RFO the trust region replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and (C60)55
+    clusters", for any index.
     """
     if not isinstance(index, jax.Array):
         checks.count("index", index, at_least=0)
     checks.positive("radius", radius)
+    checks.positive("farthest", farthest)
 
     def start(at: Iterate) -> _Followed:
-        return _Followed(jnp.asarray(radius, at.loss.dtype), directions)
+        return _Followed(jnp.asarray(radius, at.loss.dtype), directions, reach(at.theta), at.loss)
 
     def move(surface: Surface, at: Iterate, memory: _Followed, key: jax.Array) -> Moved:
         size, delta = at.theta.size, memory.radius
@@ -291,7 +299,9 @@ def eigenvector_following(
         length = jnp.linalg.norm(modes)
         grown = jnp.where((error < 0.1) & (length > 0.9 * delta), 2 * delta, delta)
         delta = jnp.where(error <= 0.5, grown, jnp.minimum(length, delta) / 2)
-        return _choose(good, new, at), _Followed(delta, followed), _collapsed(delta, at) | (length == 0)
+        lost = (at.loss > memory.loss) & (jnp.linalg.norm(at.theta) > farthest * memory.size)
+        stuck = lost | _collapsed(delta, at) | (length == 0)
+        return _choose(good, new, at), memory._replace(radius=delta, directions=followed), stuck
 
     return Method(start, move, segment=4)
 

@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsoft import checks, process, sweep
 from jaxsoft.critical.methods import Method
-from jaxsoft.critical.search import CRITICAL, FAILED, VERDICTS, as_method, make_search
+from jaxsoft.critical.search import CRITICAL, FAILED, VERDICTS, as_method, ground, search_on
 from jaxsoft.curvature import Inertia, inertia
 from jaxsoft.curvature.products import Loss, Params, check
 from jaxsoft.process import DIVERGED, Process
@@ -137,11 +137,11 @@ def _search(
         method_of = lambda point: chosen  # noqa: E731
     checks.count("max_steps", max_steps)
     count, one = process.points_of("starts", starts)
-    check(loss, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one))
+    place = ground(loss, one, tol)
 
     def search(point: float | jax.Array) -> Process:
         number = jnp.asarray(point).astype(jnp.int32)
-        return make_search(loss, lambda key: process.point_at(starts, point), method_of(number), tol=tol)
+        return search_on(place, lambda key: process.point_at(starts, point), method_of(number))
 
     ds = sweep.run(
         search, {"point": range(count)}, seed=seed, steps=max_steps, record_every=max_steps, out=out,

@@ -22,6 +22,7 @@ FLAT = 0.9  # r above which a point is gradient-flat (Frye et al. 2021)
 NEAR = 1e-2  # a critical point is at most so far, relative to 1 + ‖θ‖
 OUTWARD_STEPS = 3
 SHORTER, HARDLY_SHORTER = 0.75, 0.95  # a step outwards is longer than that times the one before; the latter if near
+FAR, TURNS = 20, 100  # a ray is followed as far as 2²⁰ (1 + ‖θ‖); so often is its direction turned
 VERDICT_PRODUCTS = 1000
 CLOSED_FORM_SIZE = 256  # up to so many parameters a Hessian in closed form replaces the products
 PROBES = 8  # random vectors behind ‖H‖_F
@@ -70,9 +71,11 @@ def surface_of(loss: Loss, like: Params) -> Surface:
     def flat(theta: jax.Array) -> jax.Array:
         return loss(unravel(theta))
 
+    @jax.jit  # traced once, however often a search looks
     def at(theta: jax.Array) -> Iterate:
         return Iterate(theta, *jax.value_and_grad(flat)(theta))
 
+    @jax.jit
     def dense(theta: jax.Array) -> jax.Array:
         return hessian(loss, unravel(theta))
 
@@ -104,11 +107,29 @@ def make_search(
     Raises TypeError for a loss that is not one real number or parameters that are not floats, ValueError for an unknown
     method or a tol that is not positive.
     """
-    chosen = as_method(method)
     like = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    return search_on(ground(loss, like, tol), init, as_method(method))
+
+
+class Ground(NamedTuple):
+    """Where searches go: the loss in flat coordinates, ‖g‖ at a critical point, and ``judge`` there, traced once."""
+
+    surface: Surface
+    tol: float | jax.Array
+    judge: Callable[[Iterate, jax.Array], Verdict]
+
+
+def ground(loss: Loss, like: Params, tol: float | None) -> Ground:
+    """For parameters like ``like`` (arrays or their shapes); raises what ``make_search`` does."""
     _, dtype = check(loss, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
     tolerance = checks.positive("tol", default_tol(dtype) if tol is None else tol)
     surface = surface_of(loss, like)
+    return Ground(surface, tolerance, jax.jit(lambda at, stuck: judge(surface, at, tolerance, stuck)))
+
+
+def search_on(ground: Ground, init: Callable[[jax.Array], Params], chosen: Method) -> Process[SearchState]:
+    """``make_search`` where the ground is known."""
+    surface, tolerance, judged = ground
 
     def begin(key: jax.Array) -> SearchState:
         draw, noise = jax.random.split(key)
@@ -123,7 +144,7 @@ def make_search(
             grad_norm = jnp.linalg.norm(state.at.grad)
             found = (grad_norm <= tolerance) & chosen.settled(state.memory)
             done = jnp.where(found | state.stuck, CONVERGED, RUNNING).astype(jnp.int32)
-            seen = judge(surface, state.at, tolerance, state.stuck)
+            seen = judged(state.at, state.stuck)
         final = {"params": state.at.theta, "verdict": seen.code, **{n: getattr(seen, n) for n in NUMBERS}}
         record = {"loss": state.at.loss, "grad_norm": grad_norm}
         return SearchState(at, memory, stuck, state.key, state.step + 1), Info(done, record, final)
@@ -131,7 +152,58 @@ def make_search(
     return Process(begin, step)
 
 
-Outward = tuple[jax.Array, Iterate, jax.Array, jax.Array]
+def descends_for_ever(surface: Surface, at: Iterate, toward: jax.Array) -> jax.Array:
+    """Whether a ray θ + t d is found along which the loss falls for ever, and ever more slowly.
+
+        φ(t) = L(θ + t d),   φ'(0) < 0,   φ'(t) <= 0 at t = 2^k (1 + ‖θ‖), k = -3 .. 20,   φ' → 0
+
+    up to √ε |φ'(0)|. The direction d is ``toward``, turned by d ← d - g / ‖g‖, g = ∇L far along the ray, until g
+    vanishes there. For a softmax regression g is there a sum over the examples on the wrong side, so this is the
+    perceptron with all of them at once, and finds a separating d, where there is one, after finitely many turns
+    (Novikoff 1962, "On convergence proofs on perceptrons"); along such a d the loss falls from every point, so no
+    critical point lies at finite distance. Of other losses the ray says where the loss falls to, not that there is no
+    critical point elsewhere. None falls for ever where a penalty makes the loss grow to all sides.
+    """
+    dtype, small = at.loss.dtype, jnp.sqrt(jnp.finfo(at.loss.dtype).eps)
+    size, slope = reach(at.theta), jnp.linalg.norm(at.grad)
+
+    def unit(v: jax.Array) -> jax.Array:
+        return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(dtype).tiny)
+
+    def far(d: jax.Array) -> jax.Array:
+        return surface.at(at.theta + 2.0**FAR * size * unit(d)).grad
+
+    def turn(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        turns, d, grad = carry
+        turned = d - unit(grad)
+        return turns + 1, turned, far(turned)
+
+    def wrong(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return (carry[0] < TURNS) & (jnp.linalg.norm(carry[2]) > small * slope)
+
+    begin = unit(toward)
+    d = unit(jax.lax.while_loop(wrong, turn, (jnp.zeros((), jnp.int32), begin, far(begin)))[1])
+
+    def along(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        there = surface.at(at.theta + t * d)
+        return there.loss, jnp.vdot(there.grad, d)
+
+    first = jnp.vdot(at.grad, d)
+    loss, slopes = jax.lax.map(along, size * 2.0 ** jnp.arange(-3, FAR + 1, dtype=dtype))
+    falls = jnp.all(jnp.diff(loss, prepend=at.loss[None]) <= 4 * jnp.finfo(dtype).eps * jnp.abs(at.loss))
+    falls &= (first < -small * slope) & jnp.all(slopes <= -small * first)
+    return falls & (slopes[-1] >= small * first)
+
+
+class _Newton(NamedTuple):
+    """Newton steps in a row: how many, where they led, the next, the first; whether all fall, whether all lead out."""
+
+    count: jax.Array
+    here: Iterate
+    step: jax.Array
+    first: Solution
+    falls: jax.Array
+    outward: jax.Array
 
 
 def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Array) -> Verdict:
@@ -146,8 +218,10 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     gradient_flat: g lies in the kernel of H, r > 0.9 (Frye et al. 2021, "Critical point-finding methods reveal
     gradient-flat regions of deep network losses"), or nearly, ρ > 0.9: what would cancel it is farther away than θ is
     long; or ‖g‖ <= tol with the critical point not near.
-    diverging_to_infinity: three Newton steps in a row lead outwards, lower both the loss and ‖g‖, and do not become
-    shorter: on separable data the gradient vanishes only at infinity. Where θ is long they may be short beside it.
+    diverging_to_infinity: three Newton steps in a row lower both the loss and ‖g‖ and do not become shorter (where θ is
+    long they may be short beside it), and they lead outwards or a ray is found along which the loss falls for ever
+    (``descends_for_ever``); or such a ray begins at a gradient-flat end: on separable data the gradient vanishes only
+    at infinity.
     failed: stuck for another reason; max_steps: none of these, the search would have gone on.
 
     Where Newton's steps only shrink by a constant factor (a degenerate point, H singular there) 4 p reaches beyond the
@@ -160,11 +234,28 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     most = min(4 * at.theta.size, VERDICT_PRODUCTS)
     tiny = jnp.finfo(at.loss.dtype).tiny
 
-    def newton_step(where: Iterate) -> Solution:
-        step_reach = reach(where.theta)
-        return minres(surface.product(where.theta), -where.grad, tol=1e-6, max_steps=most, reach=step_reach)
+    def newton(n: _Newton) -> _Newton:
+        new = surface.at(n.here.theta + n.step)
+        length = reach(new.theta)
+        solved = minres(surface.product(new.theta), -new.grad, tol=1e-6, max_steps=most, reach=length)
+        size = jnp.linalg.norm(solved.x)
+        kept = jnp.where(jnp.linalg.norm(n.first.x) <= NEAR * reach(at.theta), HARDLY_SHORTER, SHORTER)
+        falls = (new.loss < n.here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(n.here.grad))
+        falls &= size > kept * jnp.linalg.norm(n.step)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
+        falls = jnp.where(n.count == 0, size > jnp.sqrt(jnp.finfo(at.loss.dtype).eps) * length, falls)
+        outward = (n.count == 0) | (n.outward & (jnp.linalg.norm(new.theta) > jnp.linalg.norm(n.here.theta)))
+        first = jax.tree.map(lambda a, b: jnp.where(n.count == 0, a, b), solved, n.first)
+        return _Newton(n.count + 1, new, solved.x, first, falls, outward)
 
-    slope, size = jnp.linalg.norm(at.grad), jnp.linalg.norm(at.theta)
+    zero, yes = jnp.zeros_like(at.theta), jnp.ones((), jnp.bool_)
+    none = Solution(zero, jnp.zeros_like(at.loss), zero, jnp.zeros((), jnp.int32))
+    steps = jax.lax.while_loop(
+        lambda n: n.falls & (n.count <= OUTWARD_STEPS),
+        newton,
+        _Newton(jnp.zeros((), jnp.int32), at, zero, none, yes, yes),
+    )
+    solved, p = steps.first, steps.first.x
+    slope, size, length = jnp.linalg.norm(at.grad), jnp.linalg.norm(at.theta), jnp.linalg.norm(p)
     probes = jax.random.normal(jax.random.key(0), (PROBES, at.theta.size), at.theta.dtype)
 
     def images(theta: jax.Array) -> jax.Array:
@@ -173,36 +264,19 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     def frobenius(images: jax.Array) -> jax.Array:
         return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(images), axis=1)))
 
-    here = images(at.theta)
-    norm = frobenius(here)
-    solved = newton_step(at)
-    p = solved.x
-    drift = frobenius(images(at.theta + 4 * p) - here)
-    length = jnp.linalg.norm(p)
+    here, beyond = jax.lax.map(images, jnp.stack([at.theta, at.theta + 4 * p]))
+    norm, drift = frobenius(here), frobenius(beyond - here)
     flatness = solved.residual / jnp.maximum(norm * length + slope, tiny)
     rounding = slope <= 100 * jnp.finfo(at.loss.dtype).eps * norm * jnp.maximum(size, 1)
     left = at.grad + surface.product(at.theta)(solved.within)
     kernel = jnp.linalg.norm(left) / jnp.maximum(slope, tiny)
     near = length <= NEAR * reach(at.theta)
-    kept = jnp.where(near, HARDLY_SHORTER, SHORTER)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
-    tells = length > jnp.sqrt(jnp.finfo(at.loss.dtype).eps) * reach(at.theta)
-
-    def onward(carry: Outward) -> Outward:
-        count, here, step, _ = carry
-        new = surface.at(here.theta + step)
-        following = newton_step(new).x
-        outward = (new.loss < here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(here.grad))
-        outward &= jnp.linalg.norm(new.theta) > jnp.linalg.norm(here.theta)
-        outward &= jnp.linalg.norm(following) > kept * jnp.linalg.norm(step)
-        return count + 1, new, following, outward
-
-    def still(carry: Outward) -> jax.Array:
-        return carry[3] & (carry[0] < OUTWARD_STEPS)
-
-    outward = jax.lax.while_loop(still, onward, (jnp.zeros((), jnp.int32), at, p, tells & ~rounding))[3]
+    endless = descends_for_ever(surface, at, p)
+    outward = steps.falls & (steps.outward | endless) & ~rounding
     flat = (flatness > FLAT) | (kernel > FLAT)
     critical = (slope <= tol) & (rounding | (near & ~flat & ~outward))
+    flat_end = flat | (slope <= tol)
     ended = jnp.where(stuck | ~jnp.isfinite(slope), FAILED, MAX_STEPS)
-    otherwise = jnp.where(flat | (slope <= tol), GRADIENT_FLAT, ended)
-    code = jnp.where(critical, CRITICAL, jnp.where(outward, DIVERGING_TO_INFINITY, otherwise))
+    otherwise = jnp.where(flat_end, GRADIENT_FLAT, ended)
+    code = jnp.where(critical, CRITICAL, jnp.where(outward | (flat_end & endless), DIVERGING_TO_INFINITY, otherwise))
     return Verdict(code.astype(jnp.int32), flatness, kernel, length, norm, drift)
