@@ -22,7 +22,7 @@ from jaxsoft import checks, optimizers
 from jaxsoft.critical import CriticalPoint, find
 from jaxsoft.curvature import Composite, Inertia, inertia, spectrum
 from jaxsoft.curvature.products import Loss, Params, check
-from jaxsoft.plateau import Forecast, forecast
+from jaxsoft.plateau.quadratic import Forecast, forecast
 
 SMALL_GAIN = 0.1  # of Glorot's deviation: a signal loses nine tenths in every layer
 ALIKE = 0.05  # answers that differ by less over the examples, as probabilities, are one answer

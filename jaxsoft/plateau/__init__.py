@@ -2,14 +2,20 @@
 
 detect      plateaus, tails and stalls of one loss or of a whole sweep
 escape      right-censored escape times
-forecast    when a run will leave, from one state
+quadratic   when a run will leave, from one state: ``forecast``
 survival    survival curves, and tests between kinds of runs
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from jaxsoft.plateau.detect import KINDS, NONE, PLATEAU, STALL, TAIL, Plateaus, detect
 from jaxsoft.plateau.escape import EscapeTime, escape_time, escape_times, exit_level
-from jaxsoft.plateau.forecast import Forecast, forecast
 from jaxsoft.plateau.survival import LogRank, Paired, Survival, log_rank, median, paired, survival
+
+if TYPE_CHECKING:
+    from jaxsoft.plateau.quadratic import Forecast, forecast
 
 __all__ = [
     "KINDS",
@@ -33,3 +39,11 @@ __all__ = [
     "paired",
     "survival",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Forecast", "forecast"):  # on first use: losses are read without jax
+        from jaxsoft.plateau import quadratic
+
+        return getattr(quadratic, name)
+    raise AttributeError(f"module 'jaxsoft.plateau' has no attribute {name!r}")
