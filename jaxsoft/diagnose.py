@@ -98,7 +98,8 @@ class Diagnosis(NamedTuple):
             lines += [f"          -> {cause.remedy}"] if cause.remedy else []
         for i, (name, rate, found) in enumerate(self.choices):
             steps = f"{found.steps:,.0f} steps" if math.isfinite(found.steps) else f"no forecast ({found.verdict})"
-            lines.append(f"{'faster' if not i else '':<10}{name} at {rate:.3g}: {steps}")
+            label = "" if i else "faster" if found.steps < self.forecast.steps else "instead"
+            lines.append(f"{label:<10}{name} at {rate:.3g}: {steps}")
         return "\n".join(lines)
 
 
@@ -168,12 +169,18 @@ def place(point: CriticalPoint, answers: Answers | None) -> str:
     status = str(point.status)
     if status != "critical" or point.inertia is None:
         return {
-            "diverging_to_infinity": "a minimum at infinity: every example can be told apart",
+            "diverging_to_infinity": f"no critical point: from {float(point.loss):.4g} on the loss falls for ever",
             "gradient_flat": "no critical point, but a gradient-flat region",
         }.get(status, f"no critical point was found near ({status})")
     index, loss = int(point.inertia.negative), float(point.loss)
-    kind = "a minimum" if index == 0 else f"a saddle of index {index}"
-    if answers is not None and _constant(answers) and abs(loss - answers.prior_loss) <= AT_THE_SADDLE * loss:
+    sure = point.inertia.method != "lanczos" and int(point.inertia.zero) + int(point.inertia.undecided) == 0
+    kind = ("a minimum" if sure else "a degenerate point") if index == 0 else f"a saddle of index {index}"
+    if (
+        index > 0
+        and answers is not None
+        and _constant(answers)
+        and abs(loss - answers.prior_loss) <= AT_THE_SADDLE * loss
+    ):
         classes = answers.labels.shape[1]
         level = (
             f"ln {classes}" if math.isclose(answers.prior_loss, math.log(classes), rel_tol=1e-3) else "the class shares"
@@ -287,7 +294,8 @@ def saturated_softmax(loss: Loss, params: Params, answers: Answers | None, found
 
 def separable_tail(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Cause | None:
     """Every example is on the right side already: the loss falls like 1/t, by longer weights alone (Soudry 2018)."""
-    if answers is None or not answers.right.all():
+    penalised = isinstance(loss, Composite) and loss.penalty is not None
+    if answers is None or penalised or not answers.right.all():
         return None
     return Cause(
         "separable tail",

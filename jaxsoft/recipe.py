@@ -223,6 +223,8 @@ def replay(
 
     from jaxsoft import data, optimizers, problem, program, train
 
+    if not {"dataset", "hidden", "inits"} <= set(json.loads(ds.attrs["config"])):
+        raise ValueError("target: expected a sweep made by jaxsoft sweep, got one with another configuration")
     config = from_json(ds.attrs["config"])
     checks.one_of("optimizer", optimizer, [str(name) for name in ds["optimizer"].to_numpy()])
     checks.count("run", run, at_least=0, at_most=config.inits - 1)

@@ -54,6 +54,27 @@ def test_on_a_quadratic_saddle_the_forecast_is_exact(x64, name):
     assert found.low <= found.steps <= found.high
 
 
+def test_an_odd_number_of_parameters_with_momentum(x64):
+    def three(x):
+        return 1 + jnp.sum(jnp.array([-1, 0.5, 3]) * x**2) / 2
+
+    theta, optimizer = jnp.array([1e-3, 0.3, 0.2]), optax.sgd(0.05, momentum=0.9)
+    found = plateau.forecast(three, theta, optimizer, level=0.9)
+    assert found.steps == steps_taken(three, theta, optimizer, optimizer.init(theta), 0.9)
+
+
+def test_what_is_no_tail_is_not_called_one(x64):
+    too_fast = plateau.forecast(lambda x: 1 + x @ x, jnp.ones(3), optax.sgd(2.5))
+    assert too_fast.verdict == "diverging"
+    slow = optax.chain(optax.clip_by_global_norm(1e-4), optax.sgd(1e-4))
+    assert plateau.forecast(saddle, jnp.full(4, 1e-3), slow, level=0.5, max_steps=50).verdict == "beyond"
+
+
+def test_small_weights_in_single_precision_are_not_stationary():
+    made = problem.classification(models.mlp((4, 8, 3), scale=1e-6), data.iris())
+    assert plateau.forecast(made.loss, made.init(jax.random.key(0)), optax.sgd(0.1)).verdict != "stationary"
+
+
 @pytest.mark.parametrize("name", ["gd", "momentum", "nesterov"])
 def test_growth_and_time_are_those_of_theory(x64, name):
     """From y₀ with momentum 0, L = 1 - y²/2 falls to ½ when |y| = 1: t = ln(1/(A y₀)) / ln μ, rounded up."""
@@ -90,6 +111,7 @@ def test_optimizers_are_recognised_by_their_answers(x64):
         optax.sign_sgd(0.1),
         optax.sgd(-0.1),
         optimizers.make("noisy_gd", 0.1),
+        optax.noisy_sgd(0.1, key=0),
     ):
         assert linear(other) is None
 

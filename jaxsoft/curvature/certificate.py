@@ -206,7 +206,7 @@ def _known_null(
     scaled = (image * unit) @ mix.T * jnp.where(independent, 1 / jnp.where(independent, sines, 1), 0)[None]
     limit = band - rounding / jnp.min(jnp.where(independent, sines, 1), initial=1)
     steep = jnp.linalg.svd(scaled, compute_uv=False) > limit / np.sqrt(len(sines))
-    return count + jnp.sum(independent) - jnp.sum(steep)
+    return count + jnp.maximum(jnp.sum(independent) - jnp.sum(steep), 0)
 
 
 def _by_tridiagonal(matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:

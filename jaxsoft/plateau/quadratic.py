@@ -28,12 +28,12 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsoft import checks
 from jaxsoft.curvature.lanczos import empty, krylov, orthonormal
-from jaxsoft.curvature.products import Loss, Params, check, product, products
+from jaxsoft.curvature.products import Loss, Params, check, hessian, product, products
 
 Unravel = Callable[[jax.Array], Params]
 _Carry = tuple[jax.Array, jax.Array, jax.Array, Any, jax.Array]
 
-VERDICTS = ("plateau", "moving", "tail", "degenerate", "stationary")
+VERDICTS = ("plateau", "moving", "tail", "degenerate", "stationary", "beyond", "diverging")
 DEPTH = 40  # blocks of the Krylov space
 REMADE = 0.2  # the share of the drop after which the model is made anew
 BENT = 2.0  # a lowest curvature that grows by more than this factor until then makes the point degenerate
@@ -47,7 +47,8 @@ class Forecast(NamedTuple):
 
     verdict: "plateau": the loss stands still and will fall in ``steps``; "moving": it falls faster than κ already;
     "tail": no way down that reaches the level, the loss only creeps to its limit; "degenerate": the curvature changes
-    along the way, no quadratic forecast; "stationary": the gradient is zero to rounding, no step leaves.
+    along the way, no quadratic forecast; "beyond": not within ``max_steps``; "diverging": the learning rate is
+    above what the largest curvature allows; "stationary": the gradient is zero to rounding, no step leaves.
     steps: until the loss is below ``level``, inf where it will not be. low, high: an interval, see the module.
     loss, level: now, and to be reached. rate: -d ln(L - L_ref)/dt now, per step. curvature: the lowest along the way.
     growth: by which factor each step takes the run farther along it, NaN for optimizers without one.
@@ -69,6 +70,10 @@ class Forecast(NamedTuple):
             return f"{now}: exactly at a critical point, no step leaves it"
         if self.verdict == "tail":
             return f"{now}: a tail, no drop to {self.level:.4f} expected"
+        if self.verdict == "beyond":
+            return f"{now}: on a plateau, not below {self.level:.4f} within the steps that were looked at"
+        if self.verdict == "diverging":
+            return f"{now}: diverging, the learning rate is too large for the curvature here"
         if self.verdict == "degenerate":
             return f"{now}: degenerate, no quadratic forecast (curvature {self.curvature:.2g} changes along the way)"
         about = f"below {self.level:.4f} in about {self.steps:,.0f} steps ({self.low:,.0f} to {self.high:,.0f})"
@@ -167,7 +172,7 @@ def forecast(
         else:
             way, memory = functools.partial(_powers, loss, unravel, linear), linear.trace
             moving = float(jnp.linalg.norm(slope) + jnp.linalg.norm(linear.trace))
-            if moving <= 100 * float(jnp.finfo(theta.dtype).eps) * abs(now):
+            if moving <= float(jnp.finfo(theta.dtype).eps) * abs(now):
                 return said("stationary", math.inf, math.inf, math.inf, rate=0.0, curvature=math.nan, growth=math.nan)
         single = way(theta, memory, target)
         first = way(theta, memory, now - REMADE * (now - target))
@@ -178,7 +183,9 @@ def forecast(
     if second.curvature < -BENT * max(-first.curvature, FLAT * first.norm):
         return said("degenerate", math.inf, min(first.steps, single.steps), math.inf)
     if not math.isfinite(steps):
-        return said("tail", math.inf, first.steps, math.inf)
+        unstable = linear is not None and first.norm > -first.curvature and linear.growth(first.norm) > 1
+        verdict = "diverging" if unstable else "tail" if first.curvature >= -FLAT * first.norm else "beyond"
+        return said(verdict, math.inf, min(first.steps, single.steps), math.inf)
     off = max(2 * abs(steps - single.steps), 1.0)
     verdict = "plateau" if single.fall < kappa * (now - reference) else "moving"
     return said(verdict, steps, max(steps - off, 0.0), steps + off)
@@ -237,6 +244,8 @@ def linear_form(
         eta = rate / expected[0]
         if eta > 0 and 0 <= beta < 1 and np.allclose([rate, kept, last], eta * np.array(expected), rtol=tol, atol=0):
             share = eta * expected[1]
+            if not share and np.any(still):  # noise, or a drift of its own
+                return None
             trace = -still[0] / share if share else np.zeros_like(g)
             return Linear(float(eta), float(beta), nesterov and beta > 0, jnp.asarray(trace, grad_dtype(grad)))
     return None
@@ -254,7 +263,10 @@ def _reduced(
     value, grad = jax.value_and_grad(lambda t: loss(unravel(t)))(theta)
     block = jnp.stack([grad, trace], axis=1) if with_trace else grad[:, None]
     key = jax.random.key(0)
-    blocks = min(DEPTH, max(1, theta.size // block.shape[1]))
+    if theta.size <= 2 * DEPTH:
+        values, vectors = jnp.linalg.eigh(hessian(loss, unravel(theta)))
+        return value, values, vectors.T @ grad, vectors.T @ trace, vectors
+    blocks = min(DEPTH, theta.size // block.shape[1])
     space = empty(orthonormal(block, jnp.zeros((theta.size, 1), theta.dtype), key), blocks * block.shape[1])
     space = krylov(products(loss, unravel(theta)), space, 0, blocks, key)
     values, mix = jnp.linalg.eigh(space.small)
@@ -263,7 +275,7 @@ def _reduced(
 
 
 def _powers(loss: Loss, unravel: Unravel, linear: Linear, theta: jax.Array, trace: jax.Array, target: float) -> Leg:
-    """The first step at which the model's loss is below ``target``, by powers of two of one step."""
+    """A step at which the model's loss gets below ``target``, the first where it falls all the way; by powers of 2."""
     value, *rest, vectors = _reduced(loss, unravel, theta, trace, linear.momentum > 0)
     curvatures, slopes, begin = (np.asarray(x, np.float64) for x in rest)
     state = np.stack([np.zeros_like(slopes), begin, np.ones_like(slopes)], axis=1)
