@@ -1,6 +1,7 @@
 """Do critical points of a high loss have more ways down? With and without the ends that are no critical points.
 
     python -m experiments.index_against_loss
+    python -m experiments.index_against_loss free
 
 Dauphin et al. (2014), "Identifying and attacking the saddle point problem in high-dimensional non-convex optimization",
 plot the share α of negative curvatures against the error: the higher, the more. Frye et al. (2021), "Critical
@@ -19,10 +20,14 @@ What comes out: it holds, with the filter and without. 112 searches end in 52 di
 correlation is 0.97 (0.94 to 0.98); that of all ends is 0.96 (0.93 to 0.98). 25 ends are gradient-flat: 18 lie among the
 others, so here they do not make the figure, and 7 do not belong to it, at losses from 142 to 431 where eigenvector
 following for index 35 has run uphill. Of trust_region's ends below ln 10 none is critical.
+
+With searches that are told no index, and a penalty stated before any run with it ("free"): of 72 ends 16 distinct ones
+are critical and 34 gradient-flat; the rank correlation is 0.96 over the former and 0.99 over all ends. Four minutes.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import jax
@@ -61,6 +66,10 @@ class Config:
     steps: int = 300
     bins: int = 6
     seed: int = 0
+
+
+# Searches that are told no index, from more starts, at a penalty that was written down before any run with it.
+FREE = Config(l2=5e-3, per_scale=8, runs=4, times=(50, 100, 200, 800, 3200), indices=())
 
 
 def examples(config: Config) -> data.Dataset:
@@ -216,4 +225,6 @@ def _scatter(ax: Axes, results: xr.Dataset, config: Config, *, only_critical: bo
 
 
 if __name__ == "__main__":
-    script.run("index_against_loss", Config(), main, claims, plot, x64=True)
+    free = sys.argv[1:] == ["free"]
+    name = "index_against_loss_free" if free else "index_against_loss"
+    script.run(name, FREE if free else Config(), main, claims, plot, x64=True)
