@@ -5,8 +5,9 @@
 Squared error (Saxe et al. 2014): each mode of the data is learned in a stage of its own, a sigmoid in time. With two
 layers the wait is logarithmic in the initial scale a₀, with L = 3 and 4 it is a power of it, a₀^{-(L-2)}. Softmax
 cross-entropy, one example a class: plateau and tail follow from one integral (``theory.softmax_time``). Expected: stage
-times and both ends of the softmax law to half a percent, as the learning rate is small but not zero; slopes -(L - 2) up
-to the stage's own length, a part of the wait that vanishes with a₀. A quarter of a minute on two cores; float64.
+times to half a percent (2 % for L = 2, whose short waits feel most that the learning rate is not zero), both ends of
+the softmax law to half a percent; slopes -(L - 2) up to the stage's own length, a part of the wait that vanishes with
+a₀. A quarter of a minute on two cores; float64.
 """
 
 from __future__ import annotations

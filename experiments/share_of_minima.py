@@ -44,6 +44,7 @@ from experiments import script
 from experiments.claim import Claim
 from jaxsoft import critical, data, models, optimizers, problem, style, sweep, symmetry, theory, train
 from jaxsoft.critical import CriticalPoint
+from jaxsoft.critical.graph import SAME
 from jaxsoft.curvature import Composite
 from jaxsoft.models import Layers
 from jaxsoft.problem import Problem
@@ -51,7 +52,6 @@ from jaxsoft.process import Process
 from jaxsoft.progress import Report
 
 KINDS = ("random", "along a run", "near a saddle")
-SAME = 1e-4  # points so near, relative to max(1, ‖θ‖), are one
 CONFIDENCE = 0.95
 
 

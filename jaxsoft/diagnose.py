@@ -19,6 +19,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxsoft import checks, optimizers
+from jaxsoft.checkpoint import paths
 from jaxsoft.critical import CriticalPoint, find
 from jaxsoft.curvature import Composite, Inertia, inertia, spectrum
 from jaxsoft.curvature.products import Loss, Params, check
@@ -240,14 +241,12 @@ def weight_gains(params: Params) -> dict[str, float]:
     Matrices are (in, out) or (out, in); kernels have their channels first or last, see ``_channels``.
     """
     gains = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if leaf.ndim >= 2:
+    for name, leaf in paths(params).items():
+        if jnp.ndim(leaf) >= 2:
             channels = _channels(leaf.shape)
             receptive = leaf.size / math.prod(channels)
             rms = float(jnp.sqrt(jnp.mean(jnp.square(leaf))))
-            gains[jax.tree_util.keystr(path, simple=True, separator=".")] = rms * math.sqrt(
-                receptive * sum(channels) / 2
-            )
+            gains[name] = rms * math.sqrt(receptive * sum(channels) / 2)
     return gains
 
 
@@ -260,19 +259,25 @@ def _channels(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def dead_units(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Cause | None:
-    """Hidden units whose bias has a gradient of exactly zero, while other units of the layer have one."""
-    grads = jax.tree_util.tree_flatten_with_path(jax.grad(loss)(params))[0]
-    dead = {
-        jax.tree_util.keystr(path, simple=True, separator="."): (int(jnp.sum(leaf == 0)), leaf.size)
-        for path, leaf in grads
-        if leaf.ndim == 1 and jnp.any(leaf == 0) and jnp.any(leaf != 0)
-    }
+    """Units that no gradient reaches, neither their bias nor their weights in, while others of the layer have one."""
+    value, slopes = jax.value_and_grad(loss)(params)
+    grads = {name: np.asarray(leaf) for name, leaf in paths(slopes).items()}
+    dead = {}
+    for name, bias in grads.items():
+        layer = name.rpartition("/")[0]
+        weights = [g for n, g in grads.items() if n.rpartition("/")[0] == layer and n != name and bias.size in g.shape]
+        alive = np.abs(bias) > 100 * np.finfo(bias.dtype).eps * abs(float(value))
+        if bias.ndim == 1 and weights and alive.any():
+            unit = weights[0].shape.index(bias.size)
+            reached = np.any(np.moveaxis(weights[0], unit, 0).reshape(bias.size, -1) != 0, axis=1)
+            if count := int(np.sum((bias == 0) & ~reached)):
+                dead[name] = (count, bias.size)
     if not dead:
         return None
     seen = ", ".join(f"{count} of {size} in {name}" for name, (count, size) in dead.items())
     return Cause(
         "dead units",
-        f"the gradient of their bias is exactly 0: {seen}",
+        f"the gradient of their bias and weights is exactly 0: {seen}",
         "lower the learning rate, or start again with a leaky or smooth activation; no step brings a dead unit back",
     )
 

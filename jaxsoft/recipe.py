@@ -220,8 +220,12 @@ def replay(
     Raises ValueError for an optimizer, a run or a step that the sweep does not have.
     """
     import jax
+    import jax.numpy as jnp
 
-    from jaxsoft import data, optimizers, problem, program, train
+    from jaxsoft import data, optimizers, problem, train
+    from jaxsoft.process import CONVERGED, RUNNING, Info, Process
+    from jaxsoft.sweep import Seeds
+    from jaxsoft.sweep import run as engine
 
     if not {"dataset", "hidden", "inits"} <= set(json.loads(ds.attrs["config"])):
         raise ValueError("target: expected a sweep made by jaxsoft sweep, got one with another configuration")
@@ -237,13 +241,19 @@ def replay(
     transform = optimizers.make(optimizer, rate)
     process = train.make_train(made, transform, batch_size=config.batch_size)
 
-    def there() -> train.TrainState:
-        lane = program.start(process, jax.random.key(config.seed), jax.numpy.uint32(run))
-        limit = jax.numpy.int32(step)
-        return jax.lax.fori_loop(0, step, lambda _, lane: program.advance(process, lane, limit), lane).state
+    def init(_: jax.Array) -> train.TrainState:
+        return process.init(jax.random.fold_in(jax.random.key(config.seed), run))
 
-    state = jax.jit(there)()
-    return made, state.params, transform, state.opt_state
+    def stop_there(state: train.TrainState) -> tuple[train.TrainState, Info]:
+        leaves = jax.tree.leaves((state.params, state.opt_state))
+        done = jnp.where(state.step >= step, CONVERGED, RUNNING).astype(jnp.int32)
+        return process.step(state)[0], Info(done, {}, {str(i): leaf for i, leaf in enumerate(leaves)})
+
+    ds = engine(Process(init, stop_there), {"run": Seeds(1)}, seed=0, steps=step + 1, record_every=step + 1)
+    like = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    leaves = [jnp.asarray(ds[f"final_{i}"].to_numpy()[0]) for i in range(len(ds.data_vars)) if f"final_{i}" in ds]
+    params, opt_state = jax.tree.unflatten(jax.tree.structure((like.params, like.opt_state)), leaves)
+    return made, params, transform, opt_state
 
 
 def diagnose(config: Diagnose) -> Diagnosis:
@@ -301,8 +311,15 @@ def _own(config: Diagnose) -> tuple[Callable[[Params], jax.Array], Params]:
         loss, init = loss.loss, init or loss.init
     like = None if init is None else jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     assert config.params is not None
-    params = checkpoint.load(config.params, like)
-    return loss, jax.tree.map(lambda leaf: _double(jnp.asarray(leaf)), params)
+    params = jax.tree.map(lambda leaf: _double(jnp.asarray(leaf)), checkpoint.load(config.params, like))
+    try:
+        jax.eval_shape(loss, params)
+    except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"init: expected a function that gives the parameters {config.target} takes; as they are in the file it "
+            f"fails ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from None
+    return loss, params
 
 
 def _named(argument: str, name: str) -> Callable[..., Any]:
@@ -312,13 +329,15 @@ def _named(argument: str, name: str) -> Callable[..., Any]:
         raise ValueError(f"{argument}: expected module:name, got {name}")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found: Any = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-    except ModuleNotFoundError as error:
+        imported = importlib.import_module(module)
+    except Exception as error:  # whatever the user's module raises
         raise ValueError(f"{argument}: expected a module that can be imported, {error}") from None
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    try:
+        found: Any = functools.reduce(getattr, attribute.split("."), imported)
     except AttributeError:
         raise ValueError(f"{argument}: expected a name in {module}, got {attribute}") from None
-    finally:
-        sys.path.pop(0)
     if not callable(found) and not hasattr(found, "loss"):
         raise TypeError(f"{argument}: expected a function, got {type(found).__name__} {name}")
     return found

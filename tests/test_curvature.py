@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 from jaxsoft import curvature, data, models, problem, process, sweep, theory
-from jaxsoft.curvature import certificate, lanczos
+from jaxsoft.curvature import certificate, lanczos, sturm
 from jaxsoft.curvature.products import memory_bytes
 from jaxsoft.process import CONVERGED, DIVERGED
 
@@ -260,13 +260,13 @@ def test_sturm_counts_are_those_of_the_eigenvalues(x64, dtype):
         d, e = d.astype(dtype).astype(float), e.astype(dtype).astype(float)
         cases.append((d, e, scipy.linalg.eigvalsh_tridiagonal(d, e)))
     for d, e, values in cases:
-        t = certificate.Tridiagonal(jnp.asarray(d, dtype), jnp.asarray(e, dtype))
+        t = sturm.Tridiagonal(jnp.asarray(d, dtype), jnp.asarray(e, dtype))
         between = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
         clear = np.min(np.abs(between[:, None] - values), axis=1) > 50 * np.finfo(dtype).eps
-        counts = certificate.sturm_counts(t, jnp.asarray(between, dtype))
+        counts = sturm.sturm_counts(t, jnp.asarray(between, dtype))
         np.testing.assert_array_equal(np.asarray(counts)[clear], np.arange(n + 1)[clear])
         norm, gershgorin = np.abs(values).max(), np.abs(d).max() + 2 * np.abs(e).max()
-        found = certificate._tridiagonal_norm(t)
+        found = sturm.norm(t)
         assert norm * (1 - 1e-6) <= found <= norm + 2e-3 * gershgorin
 
 

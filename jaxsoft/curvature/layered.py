@@ -180,6 +180,7 @@ def _symmetric(g: jax.Array, f: jax.Array) -> jax.Array:
         once = (packed.T @ (f[:, twice[0]] * f[:, twice[1]]))[:, where]
     else:
         once = jnp.einsum("nks,nq->kqs", packed[:, :, None] * f[:, None, :], f)
+        once = (once + once.transpose(0, 2, 1)) / 2
     return once[place].transpose(0, 2, 1, 3)
 
 

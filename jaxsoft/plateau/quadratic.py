@@ -222,8 +222,8 @@ def linear_form(
     def later(leaf: jax.Array) -> jax.Array:
         return leaf + LATER if jnp.issubdtype(jnp.result_type(leaf), jnp.integer) else leaf
 
-    g = np.asarray(ravel_pytree(grad)[0], np.float64)
-    tol = 1e4 * float(jnp.finfo(ravel_pytree(grad)[0].dtype).eps)
+    flat = ravel_pytree(grad)[0]
+    g, tol = np.asarray(flat, np.float64), 1e4 * float(jnp.finfo(flat.dtype).eps)
     try:
         still = answers(nothing, state)
         response = answers(grad, state) - still
@@ -247,12 +247,8 @@ def linear_form(
             if not share and np.any(still):  # noise, or a drift of its own
                 return None
             trace = -still[0] / share if share else np.zeros_like(g)
-            return Linear(float(eta), float(beta), nesterov and beta > 0, jnp.asarray(trace, grad_dtype(grad)))
+            return Linear(float(eta), float(beta), nesterov and beta > 0, jnp.asarray(trace, flat.dtype))
     return None
-
-
-def grad_dtype(grad: Params) -> jnp.dtype:
-    return jnp.result_type(*jax.tree.leaves(grad))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 4))
