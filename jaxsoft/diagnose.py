@@ -8,6 +8,7 @@ what the model answers: labels follow from the gradient in the logits, as that i
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -21,15 +22,16 @@ from jax.flatten_util import ravel_pytree
 from jaxsoft import checks, optimizers
 from jaxsoft.checkpoint import paths
 from jaxsoft.critical import CriticalPoint, find
-from jaxsoft.curvature import Composite, Inertia, inertia, spectrum
+from jaxsoft.curvature import Composite, Inertia, inertia, sharpness
 from jaxsoft.curvature.products import Loss, Params, check
 from jaxsoft.plateau.quadratic import Forecast, forecast
 
 SMALL_GAIN = 0.1  # of Glorot's deviation: a signal loses nine tenths in every layer
-ALIKE = 0.05  # answers that differ by less over the examples, as probabilities, are one answer
-OFF = 0.02  # class shares that the mean answer misses by more are not learned
+ALIKE = 0.05  # answers are one answer if each is within this total variation, Σ |p - q| / 2, of their mean
+OFF = 0.02  # the total variation between mean answer and class shares above which these are not learned
 SURE = 0.99  # the probability from which on a softmax is saturated
 WRONG = 0.05  # the share of examples that are answered surely and wrongly
+SHARPNESS_TOL = 1e-2  # λ_max to 1 %: a learning rate needs no more
 AT_THE_SADDLE = 1e-2  # relative distance of the loss from that of constant answers
 RATES = {"gd": None, "momentum": None, "nesterov": None, "rmsprop": 1e-3, "adam": 1e-2}  # None: 1/λ_max
 
@@ -44,6 +46,11 @@ class Answers(NamedTuple):
     def shares(self) -> np.ndarray:
         """Of the classes among the labels."""
         return self.labels.mean(axis=0)
+
+    @property
+    def spread(self) -> float:
+        """The largest total variation between an answer and the mean answer."""
+        return float(_variation(self.probabilities, self.probabilities.mean(axis=0)).max())
 
     @property
     def prior_loss(self) -> float:
@@ -127,8 +134,8 @@ def diagnose(
     """
     check(loss, params)
     checks.count("max_search", max_search)
-    sharpness = float(spectrum(loss, params, 1, "LA").eigenvalues[0])
-    natural = 1 / sharpness if sharpness > 0 else 0.1
+    steepest = float(sharpness(loss, params, tol=SHARPNESS_TOL))
+    natural = 1 / steepest if steepest > 0 else 0.1
     chosen = optax.sgd(natural) if optimizer is None else optimizer
     found = forecast(loss, params, chosen, opt_state, delta=delta)
     behind = find(loss, params, "newton_mr", max_steps=max_search)
@@ -146,7 +153,7 @@ def diagnose(
         place=place(behind, answers_of(loss, behind.params)),
         causes=tuple(causes(loss, params, answers, found)),
         choices=tuple(sorted(choices, key=lambda choice: choice.forecast.steps)),
-        sharpness=sharpness,
+        sharpness=steepest,
     )
 
 
@@ -155,14 +162,24 @@ def answers_of(loss: Loss, params: Params) -> Answers | None:
     (n, C)."""
     if not isinstance(loss, Composite):
         return None
-    logits = loss.outputs(params)
-    if logits.ndim != 2:
+    if jax.eval_shape(loss.outputs, params).ndim != 2:
         return None
-    probabilities = np.asarray(jax.nn.softmax(logits), np.float64)
-    labels = probabilities - len(logits) * np.asarray(jax.grad(loss.cost)(logits), np.float64)
+    probabilities, slopes = (np.asarray(x, np.float64) for x in _answers(loss, params))
+    labels = probabilities - len(slopes) * slopes
     if not np.allclose(labels.sum(axis=1), 1, atol=1e-3) or labels.min() < -1e-3:
         return None
     return Answers(probabilities, np.clip(labels, 0, 1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _answers(loss: Composite, params: Params) -> tuple[jax.Array, jax.Array]:
+    """Probabilities, and the gradient in the logits: both (n, C)."""
+    logits = loss.outputs(params)
+    return jax.nn.softmax(logits), jax.grad(loss.cost)(logits)
+
+
+def _variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return np.abs(p - q).sum(axis=-1) / 2
 
 
 def place(point: CriticalPoint, answers: Answers | None) -> str:
@@ -179,7 +196,7 @@ def place(point: CriticalPoint, answers: Answers | None) -> str:
     if (
         index > 0
         and answers is not None
-        and _constant(answers)
+        and answers.spread <= ALIKE
         and abs(loss - answers.prior_loss) <= AT_THE_SADDLE * loss
     ):
         classes = answers.labels.shape[1]
@@ -188,10 +205,6 @@ def place(point: CriticalPoint, answers: Answers | None) -> str:
         )
         return f"the symmetric saddle at {level}, index {index}: the same answer for every example"
     return f"{kind} at loss {loss:.4g}"
-
-
-def _constant(answers: Answers) -> bool:
-    return float(np.ptp(answers.probabilities, axis=0).max()) <= ALIKE
 
 
 Symptom = Callable[[Loss, Params, Answers | None, Forecast], Cause | None]
@@ -207,14 +220,14 @@ def causes(loss: Loss, params: Params, answers: Answers | None, found: Forecast)
 
 def prior_not_learned(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Cause | None:
     """The mean answer is not the classes' shares: the loss is still above that of the best constant answer."""
-    if answers is None or not _constant(answers):
+    if answers is None or answers.spread > ALIKE:
         return None
-    off = float(np.abs(answers.probabilities.mean(axis=0) - answers.shares).max())
+    off = float(_variation(answers.probabilities.mean(axis=0), answers.shares))
     if off <= OFF:
         return None
     return Cause(
         "class prior not learned",
-        f"the same answer for every example, off the class shares by up to {off:.2f} "
+        f"the same answer for every example, {off:.2f} off the class shares in total variation "
         f"(loss {found.loss:.4g}, {answers.prior_loss:.4g} with the shares)",
         "start the output biases at the logarithms of the class shares",
     )
@@ -222,7 +235,7 @@ def prior_not_learned(loss: Loss, params: Params, answers: Answers | None, found
 
 def init_too_small(loss: Loss, params: Params, answers: Answers | None, found: Forecast) -> Cause | None:
     """Weights far below Glorot's deviation √(2/(fan_in + fan_out)), while all examples still get one answer."""
-    if answers is not None and not _constant(answers):
+    if answers is not None and answers.spread > ALIKE:
         return None
     gains = {name: gain for name, gain in weight_gains(params).items() if gain < SMALL_GAIN}
     if len(gains) < 2:

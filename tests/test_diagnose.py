@@ -12,6 +12,7 @@ import pytest
 from jaxsoft import checkpoint, cli, data, models, problem
 from jaxsoft.curvature import inertia
 from jaxsoft.diagnose import (
+    Answers,
     answers_of,
     causes,
     dead_units,
@@ -84,6 +85,17 @@ def test_a_good_start_has_no_small_weights(x64):
     params = made.init(jax.random.key(0))
     assert names(made, params) == []
     assert all(0.3 < gain < 3 for gain in weight_gains(params).values())
+
+
+@pytest.mark.parametrize("parts", [1, 10, 100])
+def test_how_alike_answers_are_does_not_depend_on_how_finely_classes_are_cut(parts):
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(4), 30)
+    labels = np.eye(4)[rng.integers(4, size=30)]
+    cut = Answers(np.repeat(probabilities, parts, axis=1) / parts, np.repeat(labels, parts, axis=1) / parts)
+    assert math.isclose(cut.spread, Answers(probabilities, labels).spread, rel_tol=1e-12)
+    one_each = Answers(np.eye(4), np.eye(4))  # 3/4 of the mass of each answer lies elsewhere than the mean's
+    assert one_each.spread == 0.75
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.5])
