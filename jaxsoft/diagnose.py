@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 from jaxsoft import checks, optimizers
 from jaxsoft.checkpoint import paths
 from jaxsoft.critical import CriticalPoint, find
-from jaxsoft.curvature import Composite, Inertia, inertia, sharpness
+from jaxsoft.curvature import Composite, Inertia, inertia
 from jaxsoft.curvature.products import Loss, Params, check
 from jaxsoft.plateau.quadratic import Forecast, forecast
 
@@ -31,7 +31,7 @@ ALIKE = 0.05  # answers are one answer if each is within this total variation, �
 OFF = 0.02  # the total variation between mean answer and class shares above which these are not learned
 SURE = 0.99  # the probability from which on a softmax is saturated
 WRONG = 0.05  # the share of examples that are answered surely and wrongly
-SHARPNESS_TOL = 1e-2  # λ_max to 1 %: a learning rate needs no more
+UNKNOWN_RATE = 0.1  # where no curvature is known
 AT_THE_SADDLE = 1e-2  # relative distance of the loss from that of constant answers
 RATES = {"gd": None, "momentum": None, "nesterov": None, "rmsprop": 1e-3, "adam": 1e-2}  # None: 1/λ_max
 
@@ -83,7 +83,7 @@ class Choice(NamedTuple):
 class Diagnosis(NamedTuple):
     """forecast: with the optimizer at hand. certificate: of the Hessian here. behind: the critical point that a search
     from here ends at, and ``distance`` to it. place: what point that is, in words. causes: found. choices: other
-    optimizers, the quickest first. sharpness: λ_max(H)."""
+    optimizers, the quickest first."""
 
     forecast: Forecast
     certificate: Inertia
@@ -92,7 +92,6 @@ class Diagnosis(NamedTuple):
     place: str
     causes: tuple[Cause, ...]
     choices: tuple[Choice, ...]
-    sharpness: float
 
     def __str__(self) -> str:
         lines = [
@@ -134,10 +133,11 @@ def diagnose(
     """
     check(loss, params)
     checks.count("max_search", max_search)
-    steepest = float(sharpness(loss, params, tol=SHARPNESS_TOL))
-    natural = 1 / steepest if steepest > 0 else 0.1
-    chosen = optax.sgd(natural) if optimizer is None else optimizer
+    chosen = optax.sgd(UNKNOWN_RATE) if optimizer is None else optimizer
     found = forecast(loss, params, chosen, opt_state, delta=delta)
+    natural = 1 / found.sharpness if found.sharpness > 0 else UNKNOWN_RATE
+    if optimizer is None:
+        found = forecast(loss, params, optax.sgd(natural), delta=delta)
     behind = find(loss, params, "newton_mr", max_steps=max_search)
     theta, end = ravel_pytree(params)[0], ravel_pytree(behind.params)[0]
     answers = answers_of(loss, params)
@@ -153,7 +153,6 @@ def diagnose(
         place=place(behind, answers_of(loss, behind.params)),
         causes=tuple(causes(loss, params, answers, found)),
         choices=tuple(sorted(choices, key=lambda choice: choice.forecast.steps)),
-        sharpness=steepest,
     )
 
 

@@ -51,7 +51,8 @@ class Forecast(NamedTuple):
     above what the largest curvature allows; "stationary": the gradient is zero to rounding, no step leaves.
     steps: until the loss is below ``level``, inf where it will not be. low, high: an interval, see the module.
     loss, level: now, and to be reached. rate: -d ln(L - L_ref)/dt now, per step. curvature: the lowest along the way.
-    growth: by which factor each step takes the run farther along it, NaN for optimizers without one.
+    growth: by which factor each step takes the run farther along it, NaN for optimizers without one. sharpness: the
+    largest curvature of the model, λ_max of H in the Krylov space of the gradient.
     """
 
     verdict: str
@@ -63,6 +64,7 @@ class Forecast(NamedTuple):
     rate: float
     curvature: float
     growth: float
+    sharpness: float
 
     def __str__(self) -> str:
         now = f"loss {self.loss:.4f}"
@@ -106,15 +108,20 @@ class Linear(NamedTuple):
 class Leg(NamedTuple):
     """A stretch of a forecast: its steps (inf: never), where it ends, the trace or state there.
 
-    curvature, norm: the lowest and the largest |curvature| of the model; fall: how much its first step lowers the loss.
+    curvature, sharpness: the lowest and the largest of the model; fall: how much its first step lowers the loss.
     """
 
     steps: float
     theta: jax.Array
     memory: Any
     curvature: float
-    norm: float
+    sharpness: float
     fall: float
+
+    @property
+    def norm(self) -> float:
+        """The largest |curvature|."""
+        return max(self.sharpness, -self.curvature)
 
 
 def forecast(
@@ -173,12 +180,14 @@ def forecast(
             way, memory = functools.partial(_powers, loss, unravel, linear), linear.trace
             moving = float(jnp.linalg.norm(slope) + jnp.linalg.norm(linear.trace))
             if moving <= float(jnp.finfo(theta.dtype).eps) * abs(now):
-                return said("stationary", math.inf, math.inf, math.inf, rate=0.0, curvature=math.nan, growth=math.nan)
+                none = {"curvature": math.nan, "growth": math.nan, "sharpness": math.nan}
+                return said("stationary", math.inf, math.inf, math.inf, rate=0.0, **none)
         single = way(theta, memory, target)
         first = way(theta, memory, now - REMADE * (now - target))
         second = way(first.theta, first.memory, target) if math.isfinite(first.steps) else first
     growth = math.nan if linear is None else linear.growth(first.curvature)
-    said = functools.partial(said, rate=single.fall / (now - reference), curvature=first.curvature, growth=growth)
+    seen = {"curvature": first.curvature, "growth": growth, "sharpness": single.sharpness}
+    said = functools.partial(said, rate=single.fall / (now - reference), **seen)
     steps = first.steps + second.steps
     if second.curvature < -BENT * max(-first.curvature, FLAT * first.norm):
         return said("degenerate", math.inf, min(first.steps, single.steps), math.inf)
@@ -286,7 +295,7 @@ def _powers(loss: Loss, unravel: Unravel, linear: Linear, theta: jax.Array, trac
     needed, steps = float(value) - target, 0
     powers = [linear.step(curvatures, slopes)]
     fall = drop(onward(powers[0]))
-    leg = functools.partial(Leg, curvature=curvatures[0], norm=np.abs(curvatures).max(), fall=fall)
+    leg = functools.partial(Leg, curvature=curvatures[0], sharpness=curvatures[-1], fall=fall)
     if needed <= 0:
         return leg(0.0, theta, trace)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -343,4 +352,4 @@ def _run(
     steps, end, after, at, fall = _modelled(loss, unravel, transform, max_steps, theta, state, target)
     curvatures = _reduced(loss, unravel, theta, jnp.zeros_like(theta), False)[1]
     taken = float(steps) if float(at) <= target else math.inf
-    return Leg(taken, end, after, float(curvatures[0]), float(jnp.abs(curvatures).max()), float(fall))
+    return Leg(taken, end, after, float(curvatures[0]), float(curvatures[-1]), float(fall))
