@@ -18,7 +18,28 @@ on 300 examples, as many of each class, in full batches, float32. A run has left
 
 All other numbers are the defaults of ``optimizers.make``; AdamW is left out, as its decay of 1e-4 can hardly tell it
 from Adam in so few steps. The sentence holds where the log-rank test says "sooner" with p < .001; shared inits make
-that test cautious. Which of two is first from the same init is counted besides.
+that test cautious. Which of two is first from the same init is counted besides. About ten minutes on two cores; needs
+the extra ``data``.
+
+What comes out: the sentence holds, everywhere; how much sooner depends on how one compares. Median steps to leave:
+
+                  gd    momentum  nesterov  noisy_gd  rmsprop  adam  lion  muon
+    leave: digits 17       13        15        12        3       2     2     3
+           mnist  14       11        12         9        3       2     2     3
+          spirals 61       32        29        34        6       6     9    11
+    train: digits 20       13        18        14        7       2     4     3
+           mnist  16       13        15        12        7       2     4     4
+          spirals 61       35        29        42       10      15    46    13
+
+From every one of the 1,000 inits momentum and Adam leave before gradient descent, and no run stays. Momentum's lead is
+3.5 to 3.6 at the equal small rate (theory: 3.74; the folk rule 1/(1 - β) says 10), and once both are tuned only 1.2 to
+1.5 on the images, 1.7 to 1.9 on the spirals. That too is ln μ, now at the rates chosen: the larger ηs₁, the less β adds
+to μ. This claim was added after the times were seen, and is measured at 0.98 ln C as well (1.2 to 1.5, and 2.6 and 2.2
+on the spirals): at 0.9 ln C it fails on the spirals, which are beyond the saddle there, in a second slow stage. A step
+of the grid is a sixth of gradient descent's time, not much less than the smallest of these leads. On the images noise
+of 1e-3 a step, ten times the initial weights, helps gradient descent about as much as momentum does. Adam leaves 4 to 10
+times sooner, on the images in two steps: its first step moves every weight by η, and there is no plateau to speak of.
+One claim does not hold: Lion's rate on the spirals, tuned to train, is the largest of its grid.
 """
 
 from __future__ import annotations
@@ -160,14 +181,15 @@ def median(times: xr.Dataset, name: str) -> float:
 
 def claims(results: dict[str, Results], config: Config) -> list[Claim]:
     made = []
-    rate = {name: float(np.log(law(config.growth))) for name, law in LAWS.items()}
+    rate = {name: float(np.log(law(config.growth))) for name, law in LAWS.items()}  # ln μ
     for data_set, found in results.items():
         for name in found.equal["optimizer"].to_numpy()[1:]:
             ratio = median(found.equal, "gd") / median(found.equal, name)
-            told = f"{data_set}, equal rate: median of gd over {name}"
+            told = f"{data_set}, equal rate: median of gd over {name}, to {1 - config.near:g} ln C"
             made.append(Claim(told, "ln μ at the saddle", rate[name] / rate["gd"], ratio, 0.1))
         stayed = int((~found.equal["escaped"]).sum())
-        for goal in GOALS:
+        unit = config.growth / equal_rate(examples(data_set, dict(config.datasets)[data_set]), config)  # s₁
+        for goal, chosen in found.rates.items():
             times = plateau.escape_times(found.runs[goal])
             stayed += int((~times["escaped"]).sum())
             for name in ("momentum", "adam"):
@@ -177,10 +199,19 @@ def claims(results: dict[str, Results], config: Config) -> list[Claim]:
                 told = f"{data_set}, tuned to {goal}: {name} before gd ({medians}, first in {first:.1%} of pairs)"
                 sooner = test.statistic > 0 and test.pvalue < 1e-3
                 made.append(Claim(told, "the lecture; log-rank, p < .001", 1, int(sooner), 0))
+            told = f"{data_set}, tuned to {goal}: median of gd over momentum, to {1 - config.near:g} ln C"
+            slow, fast = (float(np.log(LAWS[name](unit * chosen[name]))) for name in ("gd", "momentum"))
+            near = plateau.escape_times(found.runs[goal], drop=config.near)
+            ratio = median(near, "gd") / median(near, "momentum")
+            made.append(Claim(told, "ln μ at the tuned rates", fast / slow, ratio, 0.1))
         made.append(Claim(f"{data_set}: runs that never left", "strict saddle: almost surely none", 0, stayed, 0))
         ends = found.tuning["learning_rate"].isel(factor=[0, -1])
-        edge = sum(rate in ends.sel(optimizer=name) for rates in found.rates.values() for name, rate in rates.items())
-        made.append(Claim(f"{data_set}: tuned rates on the edge of their grid", "protocol", 0, edge, 0))
+        edge = [
+            f"{name} to {goal}" for goal, rates in found.rates.items() for name, eta in rates.items()
+            if eta in ends.sel(optimizer=name)
+        ]  # fmt: skip
+        told = f"{data_set}: tuned rates on the edge of their grid" + f" ({', '.join(edge)})" * bool(edge)
+        made.append(Claim(told, "protocol", 0, len(edge), 0))
     return made
 
 
