@@ -37,9 +37,9 @@ From every one of the 1,000 inits momentum and Adam leave before gradient descen
 to μ. This claim was added after the times were seen, and is measured at 0.98 ln C as well (1.2 to 1.5, and 2.6 and 2.2
 on the spirals): at 0.9 ln C it fails on the spirals, which are beyond the saddle there, in a second slow stage. A step
 of the grid is a sixth of gradient descent's time, not much less than the smallest of these leads. On the images noise
-of 1e-3 a step, ten times the initial weights, helps gradient descent about as much as momentum does. Adam leaves 4 to 10
-times sooner, on the images in two steps: its first step moves every weight by η, and there is no plateau to speak of.
-One claim does not hold: Lion's rate on the spirals, tuned to train, is the largest of its grid.
+of 1e-3 a step, ten times the initial weights, helps gradient descent about as much as momentum does. Adam leaves 4 to
+10 times sooner, on the images in two steps: its first step moves every weight by η, and there is no plateau to speak
+of. One claim does not hold: Lion's rate on the spirals, tuned to train, is the largest of its grid.
 """
 
 from __future__ import annotations
