@@ -25,6 +25,7 @@ from experiments import (
     no_local_optima_in_softmax_regression,
     separable_tail,
     share_of_minima,
+    which_optimizer_leaves_first,
     zero_saddle_index,
 )
 from experiments.claim import Claim
@@ -298,3 +299,27 @@ def test_the_share_of_minima_is_counted_and_a_lost_minimum_is_caught(x64, quick_
     rising = made.assign(parameters=1100 - made["parameters"])
     by_name = {c.name.split(":")[0]: c.passed for c in share_of_minima.claims(rising, config)}
     assert not by_name["random"]
+
+
+def test_momentum_leaves_first_and_swapped_runs_are_caught(quick_compilation, monkeypatch):
+    config = which_optimizer_leaves_first.Config(
+        datasets=(("iris", 20),), optimizers=(("gd", 0.02), ("momentum", 0.02), ("adam", 0.01)), rates=3, ratio=2.0,
+        hidden=4, tuning_inits=4, inits=12, steps=300,
+    )  # fmt: skip
+    monkeypatch.setattr(which_optimizer_leaves_first, "GOALS", ("leave",))
+    results = which_optimizer_leaves_first.main(config)
+    by_name = {claim.name.split(" (")[0]: claim for claim in which_optimizer_leaves_first.claims(results, config)}
+    assert by_name["iris, equal rate: median of gd over momentum, to 0.98 ln C"].passed
+    assert by_name["iris, tuned to leave: adam before gd"].passed
+    assert by_name["iris: runs that never left"].passed
+    assert which_optimizer_leaves_first.plot(results, config).get_xlabel()
+    found = results["iris"]
+    names = found.runs["leave"]["optimizer"].to_numpy()[::-1]
+    swapped = found._replace(runs={goal: ds.assign_coords(optimizer=names) for goal, ds in found.runs.items()})
+    right = theory.growth_heavy_ball
+    monkeypatch.setattr(theory, "growth_heavy_ball", lambda g, beta: right(2 * g, beta))
+    faults = which_optimizer_leaves_first.claims({"iris": swapped}, config)
+    assert [claim.passed for claim in faults[:3]] == [False, faults[1].passed, False]
+    tried = found.tuning.assign(usable=found.tuning["learning_rate"] < found.tuning["learning_rate"].isel(factor=-1))
+    fastest = which_optimizer_leaves_first.choose(tried, "leave")
+    assert fastest["gd"] == pytest.approx(0.04)  # the largest rate is the quickest, and must not be chosen
