@@ -25,7 +25,8 @@ from scipy.optimize import brentq
 
 from experiments import script
 from experiments.claim import Claim
-from jaxsoft import data, models, optimizers, plot as pictures, problem, sweep, train
+from jaxsoft import data, models, optimizers, problem, sweep, train
+from jaxsoft import plot as pictures
 
 STRAIGHT = 1e-6
 SAME = 1e-9  # of the logits at a root

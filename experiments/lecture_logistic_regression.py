@@ -37,7 +37,7 @@ class Config:
 
 
 class Fit(NamedTuple):
-    """Weights (C, d + 1) with the bias last and ŷ (n, C), of softmax regression and of scikit-learn; ‖∇L‖ at the end."""
+    """Weights (C, d + 1), the bias last, and ŷ (n, C) of softmax regression and of scikit-learn; ‖∇L‖ at the end."""
 
     weights: np.ndarray
     y_hat: np.ndarray

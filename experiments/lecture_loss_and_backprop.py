@@ -30,7 +30,7 @@ from experiments import script
 from experiments.claim import Claim
 from jaxsoft import data, lecture, losses, models, optimizers, problem, softmax, style, sweep, train
 from jaxsoft.models import Layers
-from jaxsoft.problem import Problem
+from jaxsoft.problem import Params, Problem
 
 Weights = list[tuple[np.ndarray, np.ndarray]]
 
@@ -145,7 +145,10 @@ def gradients(config: Config) -> dict[str, np.ndarray]:
         params, ours, flax = nets(depth, config)
         hand = backward(to_numpy(params), x, y)
         flat = ravel_pytree(to_flax(tuple(models.Layer(jnp.asarray(w), jnp.asarray(b)) for w, b in hand)))[0]
-        found = {"jax.grad": to_flax(jax.grad(ours.loss)(params)), "flax": jax.grad(flax.loss)(to_flax(params))}
+        found = {
+            "jax.grad": to_flax(jax.jit(jax.grad(ours.loss))(params)),
+            "flax": jax.jit(jax.grad(flax.loss))(to_flax(params)),
+        }
         for name, gradient in found.items():
             far[name].append(float(jnp.linalg.norm(ravel_pytree(gradient)[0] - flat) / jnp.linalg.norm(flat)))
     return {name: np.array(values) for name, values in far.items()}
@@ -157,7 +160,8 @@ def training(config: Config, *, progress: bool) -> dict[str, np.ndarray]:
     optimizer = optimizers.make("gd", config.learning_rate)
     found = {"by hand (NumPy)": train_by_hand(to_numpy(params), *by_hand(config), config)}
     for name, made, start in (("jax.grad", ours, params), ("flax", flax, to_flax(params))):
-        process = train.make_train(made._replace(init=lambda key, start=start: start), optimizer)
+        here = made._replace(init=lambda key, start=start: start)  # pyrefly: ignore[bad-argument-type]
+        process = train.make_train(here, optimizer)
         ds = sweep.run(process, {"run": sweep.Seeds(1)}, seed=0, steps=config.steps, progress=progress)
         found[name] = ds["loss"].to_numpy()[0]
     return found
@@ -166,9 +170,13 @@ def training(config: Config, *, progress: bool) -> dict[str, np.ndarray]:
 def example(config: Config, *, progress: bool) -> tuple[np.ndarray, np.ndarray]:
     """ŷ and the loss of the lecture's example along gradient descent on z."""
     y = jnp.asarray(lecture.Y)
-    surface = Problem(lambda key: jnp.log(jnp.asarray(lecture.Y_HAT)), lambda z: losses.cross_entropy(z, y))
+
+    def loss(z: Params) -> jax.Array:
+        return losses.cross_entropy(jnp.asarray(z), y)
+
+    surface = Problem(lambda key: jnp.log(jnp.asarray(lecture.Y_HAT)), loss)
     optimizer = optimizers.make("gd", config.example_rate)
-    process = train.make_train(surface, optimizer, probe=lambda z: {"y_hat": softmax.softmax(z)})
+    process = train.make_train(surface, optimizer, probe=lambda z: {"y_hat": softmax.softmax(jnp.asarray(z))})
     ds = sweep.run(process, {"run": sweep.Seeds(1)}, seed=0, steps=config.example_steps, progress=progress)
     return ds["y_hat"].to_numpy()[0], ds["loss"].to_numpy()[0]
 
@@ -182,7 +190,7 @@ def main(config: Config = Config(), *, progress: bool = False) -> Results:
     params, ours, _ = nets(config.depth, config)
     x, labels = by_hand(config)
     each = -np.log(np.sum(labels * forward(to_numpy(params), x)[-1], axis=0))
-    cost = float(ours.loss(params)), float(each.mean())
+    cost = float(ours.loss(params)), float(each.mean())  # pyrefly: ignore[bad-argument-type]
     path = example(config, progress=progress)
     return Results(*path, dz, cost, gradients(config), training(config, progress=progress))
 
@@ -197,7 +205,8 @@ def claims(results: Results, config: Config) -> list[Claim]:
         Claim("loss over -log ŷ₂, at every step: the furthest from 1", "only the true class's term remains", 1.0,
             1 + float(abs(results.loss / -np.log(results.y_hat[:, true]) - 1).max()), 1e-13),
         Claim("share of the steps that raise ŷ₂", "z₂ rises, the others fall", 1.0, rises, 0),
-        Claim("cost of the data set over the mean of its losses", "the definition", 1.0, results.cost[0] / results.cost[1], n * eps),
+        Claim("cost of the data set over the mean of its losses", "the definition", 1.0,
+            results.cost[0] / results.cost[1], n * eps),
     ]  # fmt: skip
     for name, dz in zip(("ŷ - y", "jax.grad"), results.dz, strict=True):
         far = 1 + float(abs(dz - by_ear).max())

@@ -17,6 +17,7 @@ not drawn but grows from small weights: see ``escape_against_scale``. A few seco
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +63,11 @@ def surface(config: Config) -> Problem:
 
 def red_point(config: Config) -> np.ndarray:
     """The minimum: 12 D u² (u - 1) / w = s."""
-    u = brentq(lambda u: 12 * config.depth * u**2 * (u - 1) / config.width - config.slope, 1, 2, xtol=1e-14)
-    return np.array([config.length + config.width * u, 0.0])
+
+    def falls(u: float) -> float:
+        return 12 * config.depth * u**2 * (u - 1) / config.width - config.slope
+
+    return np.array([config.length + config.width * cast(float, brentq(falls, 1, 2, xtol=1e-14)), 0.0])
 
 
 def main(config: Config = Config(), *, progress: bool = False) -> xr.Dataset:
@@ -127,7 +131,8 @@ def plot(results: xr.Dataset, config: Config, *, ax: Axes | None = None) -> Axes
         plot_surface.plot_surface(loss, (config.start[0] - 0.2, beyond), (-1.0, 1.0), ways, ax=left, resolution=80)
         left.plot(*goal[:, None], [float(loss(jnp.asarray(goal)))], "o", color="red", ms=10, mec="black", zorder=6)
         left.set(xlabel="x", ylabel="y", zlabel="loss")
-        left.set_box_aspect((2.2, 1, 1))
+        left.set_yticks([-1, 0, 1])
+        left.set_box_aspect((2.2, 1, 1), zoom=1.3)
         left.view_init(elev=35, azim=-70)
         left.set_title("A plateau: nearly flat for a long way, then down to the red point", fontsize="medium")
         ax = figure.add_subplot(1, 2, 2)

@@ -4,9 +4,9 @@
 
 The old picture: in two dimensions, a surface full of local minima. It is f(θ) = Σ g(θ_i), g(t) = sin t - 0.6 sin 3t. As
 g is odd, turning θ_i into -θ_i turns a curve that bends up into one that bends down, and Newton's method, which only
-asks where the gradient is zero, takes the mirrored way. So from starts that are symmetric about 0 every direction of the
-point that it finds is a fair coin: it is a minimum with the chance 2^-n exactly, and a saddle nearly always. Real nets
-are not made of coins: ``share_of_minima`` counts theirs.
+asks where the gradient is zero, takes the mirrored way. So from starts that are symmetric about 0 every direction of
+the point that it finds is a fair coin: it is a minimum with the chance 2^-n exactly, and a saddle nearly always. Real
+nets are not made of coins: ``share_of_minima`` counts theirs.
 
 The horse's saddle is ½ (x² - y²), and the rider starts nearly on the ridge, at y = 0.001. Gradient descent moves away
 by 1 + η a step, momentum by the larger root of z² - (1 + β + η) z + β = 0; steps of RMSProp and Adam hardly depend on
@@ -15,7 +15,6 @@ the slope. Expected: all of it. Half a minute on two cores; float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -172,19 +171,29 @@ def plot(results: Results, config: Config, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def local_minima() -> np.ndarray:
+    """g' = cos t (1 - 1.8 (4 cos² t - 3)) = 0 and g'' = 5.4 sin 3t - sin t > 0, for t in (-π, π)."""
+    inner = np.arccos(np.sqrt((1 + 3 * 1.8) / (4 * 1.8)))
+    flat = np.array([-np.pi / 2, np.pi / 2, inner, np.pi - inner, -inner, inner - np.pi])
+    return flat[5.4 * np.sin(3 * flat) > np.sin(flat)]
+
+
 def plot_old_picture(ax: Axes3D) -> None:
-    ends = (-3.0, 3.2)
-    plot_surface.plot_surface(old_picture, ends, ends, {}, ax=ax)
+    plot_surface.plot_surface(old_picture, (-2.6, 3.6), (-2.6, 3.6), {}, ax=ax)
+    bottoms = np.stack(np.meshgrid(local_minima(), local_minima()), axis=-1).reshape(-1, 2)
+    up = np.asarray(jax.vmap(old_picture)(bottoms))
+    ax.plot(*bottoms.T, up, "o", color=style.COLORS[1], mec="black", ms=7, zorder=5, label="local minima")
     ax.set(xlabel="$θ_1$", ylabel="$θ_2$", zlabel="loss")
-    ax.view_init(elev=50, azim=-60)
+    ax.view_init(elev=60, azim=-60)
     ax.set_title("The old picture: many local optima in 2 dimensions", fontsize="medium")
+    ax.legend(frameon=False, loc="upper left", fontsize="small")
 
 
 def plot_saddle(results: Results, ax: Axes3D) -> None:
     plot_surface.plot_surface(horse, (-1.6, 1.6), (-1.6, 1.6), paths(results), ax=ax)
     ax.set(xlabel="x", ylabel="y", zlabel="loss")
-    ax.view_init(elev=35, azim=35)
-    ax.set_title("A saddle: up one way, down the other", fontsize="medium")
+    ax.view_init(elev=30, azim=55)
+    ax.set_title("A horse's saddle: up one way, down the other", fontsize="medium")
     ax.legend(frameon=False, loc="upper left", fontsize="small")
 
 

@@ -63,9 +63,10 @@ def main(config: Config = Config(), *, progress: bool = False) -> Results:
     off_one = {c: float(jnp.abs(softmax.softmax(v).sum(axis=-1) - 1).max()) for c, v in drawn.items()}
     temperature = np.geomspace(config.cold, config.hot, config.temperatures)
     p, q, _ = softmax.probabilities(z[None] / jnp.asarray(temperature)[:, None])
-    jacobians = (np.asarray(jax.jacobian(layer)(z)) for layer in (softmax.softmax, jax.nn.sigmoid))
+    vector, elementwise = (np.asarray(jax.jacobian(layer)(z)) for layer in (softmax.softmax, jax.nn.sigmoid))
     exponentials, total, divided = map(np.asarray, lecture.three_steps(z))
-    return Results((exponentials, total, divided), off_one, *jacobians, temperature, np.asarray(p), np.asarray(q))
+    steps = (exponentials, total, divided)
+    return Results(steps, off_one, vector, elementwise, temperature, np.asarray(p), np.asarray(q))
 
 
 def claims(results: Results, config: Config) -> list[Claim]:
@@ -83,26 +84,30 @@ def claims(results: Results, config: Config) -> list[Claim]:
         made.insert(2, Claim("2. Σ e^z, one decimal", board, TOTAL, round(float(total), 1), 1e-12))
     eps = float(np.finfo(float).eps)
     for classes, off in results.off_one.items():
-        made.append(
-            Claim(f"C = {classes}: Σ ŷ, {config.vectors} random z", "probabilities", 1.0, 1 + off, classes * eps)
-        )
-    apart = ~np.eye(c, dtype=bool)
+        about = f"C = {classes}: Σ ŷ of {config.vectors} random z"
+        made.append(Claim(about, "probabilities", 1.0, 1 + off, classes * eps))
+    apart, hard = ~np.eye(c, dtype=bool), np.eye(c)[z.argmax()]
     exact = np.diag(divided) - np.outer(divided, divided)
-    steps = results.softened[:2]
-    lead = np.log(results.rest[:2, z.argmax()])
-    rate = (lead[0] - lead[1]) / (1 / results.temperature[0] - 1 / results.temperature[1])
-    hard = np.eye(c)[z.argmax()]
-    gap = float(np.sort(z)[-1] - np.sort(z)[-2])
+    full, lonely = (int((matrix[apart] != 0).sum()) for matrix in (results.vector, results.elementwise))
+    off_exact = float(abs(results.vector - exact).max())
+    rank = int(np.linalg.matrix_rank(results.vector))
+    far = float(abs(results.softened[0] - hard).max())
+    log_far, inverse = np.log(results.rest[:2, z.argmax()]), 1 / results.temperature[:2]
+    rate = float(np.diff(log_far)[0] / np.diff(inverse)[0])
+    lead = float(np.diff(np.sort(z))[-1])
+    largest = float(results.softened[-1].max())
     return [
         *made,
-        Claim("softmax: entries off the diagonal that are not 0", "a vector to a vector", c * (c - 1), int((results.vector[apart] != 0).sum()), 0),
-        Claim("sigmoid: entries off the diagonal that are not 0", "a number to a number", 0, int((results.elementwise[apart] != 0).sum()), 0),
-        Claim("softmax: 1 + largest distance of J from diag(ŷ) - ŷ ŷᵀ", "the quotient rule", 1.0, 1 + float(abs(results.vector - exact).max()), 1e-15),
-        Claim("softmax: rank of J", "z + a changes nothing", c - 1, int(np.linalg.matrix_rank(results.vector)), 0),
-        Claim("T → 0: 1 + largest distance from the hard max", "the limit", 1.0, 1 + float(abs(steps[0] - hard).max()), 2 * np.exp(-gap / config.cold)),
-        Claim("T → 0: rate of its decay in 1/T", "lead of the largest z", -gap, float(rate), 1e-4),
-        Claim("T → ∞: largest ŷ", "1/C", 1 / c, float(results.softened[-1].max()), 2 * np.ptp(z) / config.hot),
-    ]  # fmt: skip
+        Claim("softmax: derivatives off the diagonal, not 0", "a vector to a vector", c * (c - 1), full, 0),
+        Claim("sigmoid: derivatives off the diagonal, not 0", "each number by itself", 0, lonely, 0),
+        Claim("softmax: 1 + distance of J from diag(ŷ) - ŷ ŷᵀ", "quotient rule", 1.0, 1 + off_exact, 4 * eps),
+        Claim("softmax: rank of J", "z + a changes nothing", c - 1, rank, 0),
+        Claim(
+            "T → 0: 1 + distance from the hard max", "(C - 1) e^{-Δ/T}", 1.0, 1 + far, c * np.exp(-lead / config.cold)
+        ),
+        Claim("T → 0: rate of its decay in 1/T", "Δ, the lead of the largest z", -lead, rate, 1e-4),
+        Claim("T → ∞: largest ŷ", "1/C", 1 / c, largest, 2 * np.ptp(z) / config.hot),
+    ]
 
 
 def plot(results: Results, config: Config, *, ax: Axes | None = None) -> Axes:

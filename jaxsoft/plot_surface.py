@@ -30,8 +30,8 @@ def plot_surface(
     z = np.asarray(height(jnp.asarray(grid.reshape(-1, 2)))).reshape(resolution, resolution)
     ax.computed_zorder = False  # paths lie on the surface: always in front of it
     ax.plot_surface(
-        grid[..., 0], grid[..., 1], z, cmap="Greys_r", vmin=2 * z.min() - z.max(), vmax=z.max() + 0.2 * np.ptp(z),
-        rcount=resolution, ccount=resolution, lw=0, alpha=0.9, zorder=1,
+        grid[..., 0], grid[..., 1], z, cmap="Greys_r", vmin=z.min() - 0.3 * np.ptp(z), vmax=z.max(),
+        rcount=resolution, ccount=resolution, lw=0.2, edgecolor="0.45", alpha=0.9, zorder=1,
     )  # fmt: skip
     for i, (name, path) in enumerate(paths.items()):
         points = np.asarray(path, float)
