@@ -175,7 +175,6 @@ def plot(results: dict[tuple[int, bool], Trained], config: Config, *, ax: Axes |
         most = max(map(bend, trained.boundaries.values()))
         kind = "with a hidden layer: no longer straight" if hidden else "softmax alone: straight lines"
         panel.set_title(f"C = {classes}, {kind}\nlargest bend {most:.0e} of a line's length", fontsize="small")
-        panel.set_aspect("equal", adjustable="datalim")
     return panels[0]
 
 

@@ -124,7 +124,7 @@ def plot(results: xr.Dataset, config: Config, *, ax: Axes | None = None) -> Axes
     """The surface with the ways to the red point; beside it the loss against steps."""
     ways, goal, loss = paths(results), red_point(config), surface(config).loss
     if ax is None:
-        figure = Figure(figsize=(12, 5), layout="constrained")
+        figure = Figure(figsize=(13, 5), layout="constrained")
         left = figure.add_subplot(1, 2, 1, projection="3d")
         assert isinstance(left, Axes3D)
         beyond = goal[0] + 0.4
@@ -132,7 +132,7 @@ def plot(results: xr.Dataset, config: Config, *, ax: Axes | None = None) -> Axes
         left.plot(*goal[:, None], [float(loss(jnp.asarray(goal)))], "o", color="red", ms=10, mec="black", zorder=6)
         left.set(xlabel="x", ylabel="y", zlabel="loss")
         left.set_yticks([-1, 0, 1])
-        left.set_box_aspect((2.2, 1, 1), zoom=1.3)
+        left.set_box_aspect((2.2, 1, 1), zoom=1.2)
         left.view_init(elev=35, azim=-70)
         left.set_title("A plateau: nearly flat for a long way, then down to the red point", fontsize="medium")
         ax = figure.add_subplot(1, 2, 2)

@@ -10,7 +10,7 @@ nets are not made of coins: ``share_of_minima`` counts theirs.
 
 The horse's saddle is ½ (x² - y²), and the rider starts nearly on the ridge, at y = 0.001. Gradient descent moves away
 by 1 + η a step, momentum by the larger root of z² - (1 + β + η) z + β = 0; steps of RMSProp and Adam hardly depend on
-the slope. Expected: all of it. Half a minute on two cores; float64.
+the slope. Expected: all of it. Less than a minute on two cores; float64.
 """
 
 from __future__ import annotations

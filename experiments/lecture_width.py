@@ -9,7 +9,11 @@ is drawn too; where the two agree, more steps would not help.
 
 With one unit the output is monotonic along a line, and on no line are the corners in the order needed: all runs are
 trapped. Two units are enough for a solution. Expected: with one unit all, then ever fewer, and of the widest nets at
-most one in a hundred. Two minutes on two cores; float32.
+most one in a hundred. Where two corners of different classes look the same to the hidden layer, the best that is left
+is to be sure of the other two and to answer 1/2 for these: a loss of (2 ln 2)/4. Two minutes on two cores; float32.
+
+What comes out: all of it. Of 1,000 runs with tanh 235 are trapped with 2 units, 3 with 3 and 1 with 4, none from 6 on;
+with ReLU 751, 341, 138, then 17 with 6, 1 with 8, none from 12 on. Half of the steps give the same to within one run.
 """
 
 from __future__ import annotations
@@ -71,12 +75,19 @@ def claims(results: xr.Dataset, config: Config) -> list[Claim]:
         tau, p = kendalltau(width, share.transpose("width", "run").to_numpy().ravel(), alternative="less")
         falls = f"{activation}: the share falls with width: rank correlation {tau:.2f} (p = {p:.1g}), surely below 0"
         wide = max(config.widths)
+        stuck = (
+            results["loss"].isel(step=-1).where(trapped(results) & (results["width"] > 1)).sel(activation=activation)
+        )
         through = 1 - float(share.sel(width=wide).mean())
         made += [
             Claim(f"{activation}: share trapped with one unit", "monotonic", 1.0, float(share.sel(width=1).mean()), 0),
             Claim(falls, "the lecture", 1, int(p < 1 - CONFIDENCE), 0),
             Claim(f"{activation}: share that gets through with {wide} units", "the lecture", 1.0, through, 0.01),
         ]
+        if stuck.notnull().any():
+            source = "two corners look the same: (2 ln 2)/4"
+            about = f"{activation}: median loss of trapped runs with more than one unit"
+            made.append(Claim(about, source, 0.5 * np.log(2), float(stuck.median()), 1e-3))
     return made
 
 
