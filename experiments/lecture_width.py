@@ -75,9 +75,7 @@ def claims(results: xr.Dataset, config: Config) -> list[Claim]:
         tau, p = kendalltau(width, share.transpose("width", "run").to_numpy().ravel(), alternative="less")
         falls = f"{activation}: the share falls with width: rank correlation {tau:.2f} (p = {p:.1g}), surely below 0"
         wide = max(config.widths)
-        stuck = (
-            results["loss"].isel(step=-1).where(trapped(results) & (results["width"] > 1)).sel(activation=activation)
-        )
+        stuck = results["loss"].sel(activation=activation).isel(step=-1).where(share & (share["width"] > 1))
         through = 1 - float(share.sel(width=wide).mean())
         made += [
             Claim(f"{activation}: share trapped with one unit", "monotonic", 1.0, float(share.sel(width=1).mean()), 0),
