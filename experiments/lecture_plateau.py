@@ -10,8 +10,9 @@ the gradient is constant, x after t steps is, with η the learning rate,
     rmsprop   Σ_k η s / √(s² (1 - ρ^k) + ε)                     η a step, and more in the beginning
     adam      η s t / (s + ε)                                   η a step, however flat
 
-Expected: the end of the slope at exactly these steps, and all four at the red point in the end. In a net the plateau is
-not drawn but grows from small weights: see ``escape_against_scale``. A few seconds on two cores; float64.
+Expected: the end of the slope at these steps to within one (rounding decides between two), and all four at the red
+point in the end. In a net the plateau is not drawn but grows from small weights: see ``escape_against_scale``. A few
+seconds on two cores; float64.
 
 What comes out: both. Gradient descent is at the red point after 4,094 steps, momentum after 429, Adam after 444 and
 RMSProp after 508, with a learning rate of 0.1 for the first two and 0.01 for the others.
