@@ -33,6 +33,7 @@ _MODULES = (
     "plot",
     "plot_critical",
     "plot_curvature",
+    "plot_surface",
     "problem",
     "process",
     "recipe",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from rich.console import Console
 from rich.table import Table
 
@@ -15,12 +16,20 @@ Y = (0.0, 1.0, 0.0, 0.0)
 Y_HAT = (0.3, 0.2, 0.1, 0.4)
 
 
+def three_steps(z: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Exponentiate, sum, divide, as the lecture writes it: e^z (C,), Σ e^z and ŷ = e^z / Σ e^z, for logits z (C,).
+
+    ``softmax.softmax`` is the same without overflow and with full relative accuracy.
+    """
+    exponentials = jnp.exp(jnp.asarray(z))
+    total = jnp.sum(exponentials)
+    return exponentials, total, exponentials / total
+
+
 def softmax_table() -> Table:
     """z = (5, 2, -1, 3) through the three steps: exponentiate, sum, divide."""
     z = jnp.asarray(Z)
-    exponentials = jnp.exp(z)
-    total = jnp.sum(exponentials)
-    divided = exponentials / total
+    exponentials, total, divided = three_steps(z)
     library = softmax.softmax(z)
     hard = softmax.hardmax(z)
     table = Table(title="The softmax layer: a vector of C = 4 logits in, a vector of probabilities out")

@@ -1,0 +1,187 @@
+"""What does a softmax layer do? A vector goes in, a vector of probabilities that sum to 1 comes out.
+
+    python -m experiments.lecture_softmax_layer
+
+The lecture's example z = (5, 2, -1, 3) through the three steps: exponentiate, sum, divide. Other activations take a
+number to a number: their Jacobian is diagonal. Softmax takes a vector to a vector: its Jacobian diag(ŷ) - ŷ ŷᵀ is full,
+and has the rank C - 1, as the same number added to all of z changes nothing. It is the soft version of the hard max,
+which puts a 1 at the largest output: with z / T it tends to it like e^{-Δ/T} as the temperature T goes to 0, Δ the
+lead of the largest output over the next, here 2; for large T all classes get 1/C. Expected: all of it. A few seconds;
+float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import script
+from experiments.claim import Claim
+from jaxsoft import lecture, softmax, style
+
+# What the lecture writes on the board.
+EXPONENTIALS, TOTAL, Y_HAT = (148.4, 7.4, 0.4, 20.1), 176.3, (0.842, 0.042, 0.002, 0.114)
+
+
+@dataclass(frozen=True)
+class Config:
+    z: tuple[float, ...] = lecture.Z
+    classes: tuple[int, ...] = (2, 10, 1000)
+    vectors: int = 1000  # random z, of each number of classes
+    spread: float = 5.0
+    cold: float = 0.05  # the lowest temperature
+    hot: float = 1e4
+    temperatures: int = 200
+    seed: int = 0
+
+
+class Results(NamedTuple):
+    """The three steps; the largest |Σ ŷ - 1| of random z by C; both Jacobians (C, C); ŷ and 1 - ŷ (T, C) by T."""
+
+    steps: tuple[np.ndarray, np.ndarray, np.ndarray]
+    off_one: dict[int, float]
+    vector: np.ndarray
+    elementwise: np.ndarray
+    temperature: np.ndarray
+    softened: np.ndarray
+    rest: np.ndarray
+
+
+def main(config: Config = Config(), *, progress: bool = False) -> Results:
+    """Everything from the library's softmax, but for the three steps as the lecture writes them."""
+    z = jnp.asarray(config.z)
+    keys = jax.random.split(jax.random.key(config.seed), len(config.classes))
+    drawn = {
+        c: config.spread * jax.random.normal(k, (config.vectors, c)) for k, c in zip(keys, config.classes, strict=True)
+    }
+    off_one = {c: float(jnp.abs(softmax.softmax(v).sum(axis=-1) - 1).max()) for c, v in drawn.items()}
+    temperature = np.geomspace(config.cold, config.hot, config.temperatures)
+    p, q, _ = softmax.probabilities(z[None] / jnp.asarray(temperature)[:, None])
+    vector, elementwise = (np.asarray(jax.jacobian(layer)(z)) for layer in (softmax.softmax, jax.nn.sigmoid))
+    exponentials, total, divided = map(np.asarray, lecture.three_steps(z))
+    steps = (exponentials, total, divided)
+    return Results(steps, off_one, vector, elementwise, temperature, np.asarray(p), np.asarray(q))
+
+
+def claims(results: Results, config: Config) -> list[Claim]:
+    exponentials, total, divided = results.steps
+    z, c, board = np.asarray(config.z), len(config.z), "the lecture's board"
+    made = []
+    if config.z == lecture.Z:
+        for k in range(c):
+            made += [
+                Claim(
+                    f"1. e^z of {z[k]:g}, one decimal", board, EXPONENTIALS[k], round(float(exponentials[k]), 1), 1e-12
+                ),
+                Claim(f"3. ŷ{k + 1}, three decimals", board, Y_HAT[k], round(float(divided[k]), 3), 1e-12),
+            ]
+        made.insert(2, Claim("2. Σ e^z, one decimal", board, TOTAL, round(float(total), 1), 1e-12))
+    eps = float(np.finfo(float).eps)
+    for classes, off in results.off_one.items():
+        about = f"C = {classes}: Σ ŷ of {config.vectors} random z"
+        made.append(Claim(about, "probabilities", 1.0, 1 + off, classes * eps))
+    apart, hard = ~np.eye(c, dtype=bool), np.eye(c)[z.argmax()]
+    exact = np.diag(divided) - np.outer(divided, divided)
+    full, lonely = (int((matrix[apart] != 0).sum()) for matrix in (results.vector, results.elementwise))
+    off_exact = float(abs(results.vector - exact).max())
+    rank = int(np.linalg.matrix_rank(results.vector))
+    far = float(abs(results.softened[0] - hard).max())
+    log_far, inverse = np.log(results.rest[:2, z.argmax()]), 1 / results.temperature[:2]
+    rate = float(np.diff(log_far)[0] / np.diff(inverse)[0])
+    lead = float(np.diff(np.sort(z))[-1])
+    largest = float(results.softened[-1].max())
+    return [
+        *made,
+        Claim("softmax: derivatives off the diagonal, not 0", "a vector to a vector", c * (c - 1), full, 0),
+        Claim("sigmoid: derivatives off the diagonal, not 0", "each number by itself", 0, lonely, 0),
+        Claim("softmax: 1 + distance of J from diag(ŷ) - ŷ ŷᵀ", "quotient rule", 1.0, 1 + off_exact, 4 * eps),
+        Claim("softmax: rank of J", "z + a changes nothing", c - 1, rank, 0),
+        Claim(
+            "T → 0: 1 + distance from the hard max", "(C - 1) e^{-Δ/T}", 1.0, 1 + far, c * np.exp(-lead / config.cold)
+        ),
+        Claim("T → 0: rate of its decay in 1/T", "Δ, the lead of the largest z", -lead, rate, 1e-4),
+        Claim("T → ∞: largest ŷ", "1/C", 1 / c, largest, 2 * np.ptp(z) / config.hot),
+    ]
+
+
+def plot(results: Results, config: Config, *, ax: Axes | None = None) -> Axes:
+    """Above the three steps, below both Jacobians and the way to the hard max; with ``ax`` the last alone."""
+    if ax is None:
+        figure = Figure(figsize=(12, 7), layout="constrained")
+        (*steps, last), (left, middle, ax) = figure.subplots(2, 3)
+        plot_steps(results, config, [*steps, last])
+        for panel, matrix, name in (
+            (left, results.vector, "Softmax: a vector to a vector"),
+            (middle, results.elementwise, "Sigmoid: each number by itself"),
+        ):
+            plot_jacobian(matrix, name, panel)
+    ax = style.axes(ax)
+    hard = np.eye(len(config.z))[int(np.argmax(config.z))]
+    for k, z in enumerate(config.z):
+        style.curve(ax, k, results.temperature, results.softened[:, k], f"z = {z:g}")
+        ax.plot(
+            results.temperature[:1] / 1.6,
+            hard[k : k + 1],
+            "*",
+            color=style.style(k).color,
+            ms=11,
+            clip_on=False,
+            zorder=5,
+        )
+    ax.axhline(1 / len(config.z), color=style.GREY, lw=1, ls=":")
+    ax.text(results.temperature[-1], 1 / len(config.z) + 0.02, "1/C", color=style.GREY, ha="right")
+    ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="temperature T", ylabel="softmax(z / T)")
+    ax.set_title("Soft against hard max (stars: the limit T → 0)", fontsize="medium")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def plot_steps(results: Results, config: Config, panels: list[Axes]) -> None:
+    exponentials, total, divided = results.steps
+    hard = np.eye(len(config.z))[int(np.argmax(config.z))]
+    shown = [
+        (np.asarray(config.z), "{:g}", "z", "z: the outputs of the last layer"),
+        (exponentials, "{:.1f}", "$e^z$", f"1. Exponentiate;  2. sum: {float(total):.1f}"),
+        (divided, "{:.3f}", "ŷ", "3. Divide: ŷ = softmax(z), sum 1"),
+    ]
+    for panel, (values, form, name, title) in zip(panels, shown, strict=True):
+        style.axes(panel)
+        classes = np.arange(1, len(values) + 1)
+        bars = panel.bar(classes, values, color=[style.style(k).color for k in range(len(values))], width=0.6)
+        panel.bar_label(bars, [form.format(v) for v in values], padding=2)
+        panel.axhline(0, color="black", lw=0.8)
+        panel.set_xticks(classes)
+        panel.margins(y=0.12)
+        panel.set(xlabel="class", ylabel=name)
+        panel.set_title(title, fontsize="medium")
+    panels[-1].bar(classes, hard, fill=False, ec="black", ls="--", width=0.8, label="hard max")
+    panels[-1].legend(frameon=False)
+
+
+def plot_jacobian(matrix: np.ndarray, name: str, ax: Axes) -> None:
+    most = abs(matrix).max()
+    ax.imshow(matrix, cmap="PuOr", vmin=-1.3 * most, vmax=1.3 * most)
+    for (k, j), value in np.ndenumerate(matrix):
+        ax.text(
+            j,
+            k,
+            f"{value:.4f}" if value else "0",
+            ha="center",
+            va="center",
+            color="white" if abs(value) > 0.8 * most else "black",
+        )
+    ticks = range(len(matrix))
+    ax.set_xticks(ticks, [f"$z_{j + 1}$" for j in ticks])
+    ax.set_yticks(ticks, [f"$\\hat{{y}}_{k + 1}$" for k in ticks])
+    ax.set(xlabel="derivative with respect to", ylabel="output")
+    ax.set_title(name, fontsize="medium")
+
+
+if __name__ == "__main__":
+    script.run("lecture_softmax_layer", Config(), main, claims, plot, x64=True)
