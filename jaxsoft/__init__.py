@@ -36,6 +36,7 @@ _MODULES = (
     "problem",
     "process",
     "recipe",
+    "replay",
     "report",
     "softmax",
     "store",

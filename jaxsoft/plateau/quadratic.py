@@ -161,7 +161,7 @@ def forecast(
         target = reference + (now - reference) * math.exp(-delta) if level is None else float(level)
         if not now > max(target, reference):
             raise ValueError(f"level: expected a number below the loss, got {target} for a loss of {now}")
-        transform = optax.with_extra_args_support(optimizer)
+        transform = _with_extra_args(optimizer)
         state = transform.init(params) if opt_state is None else opt_state
         probe = jnp.where(jnp.any(slope != 0), slope, 1)
         linear = linear_form(transform, params, state, unravel(probe))
@@ -196,6 +196,21 @@ def _value_and_grad(loss: Loss, unravel: Unravel, theta: jax.Array) -> tuple[jax
     return jax.value_and_grad(lambda t: loss(unravel(t)))(theta)
 
 
+_with_extra_args = functools.lru_cache(maxsize=32)(optax.with_extra_args_support)  # the same again: nothing recompiles
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _answers(
+    transform: optax.GradientTransformationExtraArgs, first: Params, state: optax.OptState, params: Params
+) -> jax.Array:
+    """The updates for the gradients (first, 0, 0): (3, P)."""
+    nothing, found = jax.tree.map(jnp.zeros_like, first), []
+    for given in (first, nothing, nothing):
+        updates, state = transform.update(given, state, params, value=jnp.zeros(()), grad=given)
+        found.append(ravel_pytree(updates)[0])
+    return jnp.stack(found)
+
+
 def linear_form(
     transform: optax.GradientTransformationExtraArgs, params: Params, state: optax.OptState, grad: Params
 ) -> Linear | None:
@@ -208,16 +223,8 @@ def linear_form(
     """
     nothing = jax.tree.map(jnp.zeros_like, grad)
 
-    @jax.jit
-    def traced(first: Params, state: optax.OptState, params: Params) -> jax.Array:
-        found = []
-        for given in (first, nothing, nothing):
-            updates, state = transform.update(given, state, params, value=jnp.zeros(()), grad=given)
-            found.append(ravel_pytree(updates)[0])
-        return jnp.stack(found)
-
     def answers(first: Params, state: optax.OptState, params: Params = params) -> np.ndarray:
-        return np.asarray(traced(first, state, params), np.float64)
+        return np.asarray(_answers(transform, first, state, params), np.float64)
 
     def later(leaf: jax.Array) -> jax.Array:
         return leaf + LATER if jnp.issubdtype(jnp.result_type(leaf), jnp.integer) else leaf
