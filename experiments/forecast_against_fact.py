@@ -8,8 +8,13 @@ learning rates: 1,000 runs. From 0.1, 0.5 and 0.8 of the way to that step ``plat
 and the optimizer's state there, how many steps are left; the error is relative to the steps that were left.
 
 The target was set before any run: nine in ten forecasts within 20 % for gradient descent and both momenta, within 30 %
-for Adam and RMSProp, and nine in ten truths inside the interval that comes with the forecast (which is no confidence
-interval of a stated level: it is twice what making the model anew moved the forecast).
+for Adam and RMSProp, and nine in ten facts inside the interval that comes with the forecast (no confidence interval of
+a stated level: twice what making the model anew moved the forecast). The four scales came after a first look at one, in
+which all runs left within a few steps of each other. Some seven minutes of processor time; float64.
+
+What comes out: all 3,000 are near enough. Gradient descent's are at most 5 steps, or 4.7 %, off, those of Adam and
+both momenta one step, of RMSProp two; one step is 17 % where six are left. None is late: what the quadratic model
+leaves out slows the way down. Every fact is in its interval, for nine in ten 4 to 33 % of the steps left wide.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from optax import GradientTransformation
 from threadpoolctl import threadpool_limits
 
@@ -111,47 +117,58 @@ def error(results: xr.Dataset) -> xr.DataArray:
 
 def claims(results: xr.Dataset, config: Config) -> list[Claim]:
     """For every optimizer the share of forecasts that are near, and of intervals that hold the truth."""
-    made = []
+    made, source = [], "target, set beforehand"
     inside = (results["low"] <= results["left"]) & (results["left"] <= results["high"])
     for name in config.optimizers:
         off, held = error(results).sel(optimizer=name), inside.sel(optimizer=name)
         near = off <= WITHIN[name]
-        medians, shares = off.median(("scale", "run")).to_numpy(), near.mean(("scale", "run")).to_numpy()
-        by_point = ", ".join(
-            f"{point:g}: {share:.0%}, median error {middle:.1%}"
-            for point, share, middle in zip(config.points, shares, medians, strict=True)
+        middle = ", ".join(f"{value:.1%}" for value in off.median(("scale", "run")).to_numpy())
+        said = f"{name}: forecasts within {WITHIN[name]:.0%}: {by_point(near)}; median error {middle}"
+        made.append(Claim(said, source, 1.0, float(near.mean()), 1 - TARGET))
+        made.append(
+            Claim(f"{name}: facts in the interval: {by_point(held)}", source, 1.0, float(held.mean()), 1 - TARGET)
         )
-        title = f"{name}: forecasts within {WITHIN[name]:.0%} ({by_point})"
-        made.append(Claim(title, "target, set beforehand", 1.0, float(near.mean()), 1 - TARGET))
-        by_point = ", ".join(
-            f"{p:g}: {s:.0%}" for p, s in zip(config.points, held.mean(("scale", "run")).to_numpy(), strict=True)
-        )
-        title = f"{name}: truths inside the interval ({by_point})"
-        made.append(Claim(title, "target, set beforehand", 1.0, float(held.mean()), 1 - TARGET))
-    made.append(
-        Claim("share of runs that leave", "strict saddle: almost surely", 1.0, float(results["escaped"].mean()), 0)
-    )
-    return made
+    escaped = float(results["escaped"].mean())
+    return [*made, Claim("share of runs that leave", "strict saddle: almost surely", 1.0, escaped, 0)]
+
+
+def by_point(shares: xr.DataArray) -> str:
+    """The shares from each point of the plateau."""
+    return ", ".join(f"{float(s):.0%} from {float(s['point']):g}" for s in shares.mean(("scale", "run")))
 
 
 def plot(results: xr.Dataset, config: Config, *, ax: Axes | None = None) -> Axes:
-    """Forecast against fact for every run and point; the diagonal, and 20 % to both sides."""
-    ax = style.axes(ax)
-    fact, said = results["left"], results["steps"].where(np.isfinite(results["steps"]))
-    ends = np.array([fact.min() / 1.3, fact.max() * 1.3])
-    ax.fill_between(ends, 0.8 * ends, 1.2 * ends, color="0.88", zorder=0, label="within 20 %")
+    """Forecast against fact, with the diagonal and 20 % to both sides; beside it the error against fact."""
+    if ax is None:
+        ax, right = Figure(figsize=(11, 4.5), layout="constrained").subplots(1, 2)
+        off = 100 * (results["steps"] / results["left"] - 1)
+        _scatter(right, results, off, config)
+        right.axhspan(-20, 20, color="0.9", zorder=0)
+        right.axhline(0, color="black", lw=1, zorder=1)
+        right.set(xscale="log", ylim=(-35, 35), ylabel="forecast - fact, % of fact")
+    ax = _scatter(ax, results, results["steps"], config)
+    ends = np.array(ax.get_xlim())
+    ax.fill_between(ends, 0.8 * ends, 1.2 * ends, color="0.9", zorder=0, label="within 20 %")
     ax.plot(ends, ends, color="black", lw=1, zorder=1, label="forecast = fact")
-    for i, name in enumerate(config.optimizers):
-        look = style.style(i)
-        x, y = fact.sel(optimizer=name).to_numpy().ravel(), said.sel(optimizer=name).to_numpy().ravel()
-        near = float((error(results).sel(optimizer=name) <= WITHIN[name]).mean())
-        label = f"{name}: {near:.0%} within {WITHIN[name]:.0%}"
-        ax.plot(x, y, look.marker, color=look.color, mfc="none", ms=4, mew=0.7, alpha=0.6, label=label)
-    ax.set(xscale="log", yscale="log", xlim=ends)
-    ax.set(xlabel="steps that were left until the loss was below 0.9 ln C", ylabel="steps forecast")
     points = ", ".join(f"{point:g}" for point in config.points)
-    ax.set_title(f"{fact.size:,} forecasts, from {points} of the plateau", fontsize="medium")
+    ax.set(xscale="log", yscale="log", xlim=ends, ylabel="steps that were forecast")
+    ax.set_title(f"{results['left'].size:,} forecasts, from {points} of the plateau", fontsize="medium")
     ax.legend(frameon=False, fontsize="small", loc="upper left")
+    return ax
+
+
+def _scatter(ax: Axes, results: xr.Dataset, values: xr.DataArray, config: Config) -> Axes:
+    """Every run and point against the steps that were left, optimizers told apart."""
+    ax, fact = style.axes(ax), results["left"]
+    for i, name in enumerate(config.optimizers):
+        look, off = style.style(i), error(results).sel(optimizer=name)
+        x, y = (np.ravel(of.where(np.isfinite(values)).sel(optimizer=name)) for of in (fact, values))
+        label = (
+            f"{name}: {float((off <= WITHIN[name]).mean()):.0%} within {WITHIN[name]:.0%}, worst {float(off.max()):.0%}"
+        )
+        ax.plot(x, y, look.marker, color=look.color, mfc="none", ms=5, mew=0.7, alpha=0.6, label=label)
+    low, high = float(fact.min()), float(fact.max())
+    ax.set(xlim=(low / 1.3, high * 1.3), xlabel="steps that were left until the loss was below 0.9 ln C")
     return ax
 
 

@@ -47,15 +47,12 @@ def states(
     stops = steps[asked]
     if stops.size == 0 or not ((stops >= 0) & (stops == np.floor(stops)) & (stops < 2**31 - 1)).all():
         raise ValueError(f"at: expected whole numbers >= 0, at least one, got {at.to_numpy()}")
-    places = {
-        name: _places(at, name, values)[asked] for name, (_, values) in grid.coordinates().items() if name in grid.dims
-    }
-    block_of = (
-        np.ravel_multi_index([places[n] for n in grid.kinds], grid.shape[: len(grid.kinds)]) if grid.kinds else None
+    labels = grid.coordinates()
+    places = {name: _places(at, name, labels[name][1])[asked] for name in grid.dims}
+    block_of, lane_of = (
+        np.ravel_multi_index([places[name] for name in names], shape) if names else np.zeros(stops.size, int)
+        for names, shape in ((tuple(grid.kinds), grid.shape[: len(grid.kinds)]), (grid.lane_dims, grid.lane_shape))
     )
-    lane_of = np.ravel_multi_index([places[n] for n in grid.lane_dims], grid.lane_shape) if grid.lane_dims else None
-    nothing = np.zeros(stops.size, int)
-    block_of, lane_of = (nothing if of is None else of for of in (block_of, lane_of))
     parts, order = [], []
     for number, block in enumerate(grid.blocks()):
         here = np.flatnonzero(block_of == number)

@@ -224,7 +224,7 @@ def test_bad_input_is_named(x64):
     ):
         with pytest.raises(ValueError, match=said):
             plateau.forecast(saddle, theta, optax.sgd(0.1), **wrong)
-    with pytest.raises(ValueError, match="reference: expected a number below the loss, got 0.0 for a loss of -"):
+    with pytest.raises(ValueError, match=r"reference: expected a number below the loss, got 0\.0 for a loss of -"):
         plateau.forecast(lambda x: saddle(x) - 9, theta, optax.sgd(0.1))
     with pytest.raises(TypeError, match="loss: expected one real number"):
         plateau.forecast(lambda x: x, theta, optax.sgd(0.1))
