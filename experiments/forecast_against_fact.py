@@ -89,7 +89,7 @@ def main(config: Config = Config(), *, progress: bool = False) -> xr.Dataset:
     ds = sweep.run(process, axes, seed=config.seed, steps=config.steps, config=about, progress=progress)
     leaves = plateau.escape_times(ds)
     share = xr.DataArray(list(config.points), {"point": list(config.points)}, ["point"])
-    at = np.floor(share * leaves["time"]).transpose("optimizer", "scale", "run", "point")
+    at = (share * leaves["time"]).astype(int).transpose("optimizer", "scale", "run", "point")
     tables = []
     with Report(at.size, 1, show=progress) as report, threadpool_limits(1, user_api="blas"):
         for name in config.optimizers:

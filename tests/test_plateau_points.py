@@ -71,16 +71,15 @@ def test_the_flattest_record_is_within_its_interval():
 
 
 def test_what_is_not_behind_the_plateau_is_not_called_so(x64):
-    """A saddle of another loss is elsewhere; a slope that never ends, and a missing step, have none."""
-    at = xr.DataArray([3.0, np.nan, 4.0], dims=["plateau"])
-    found = plateau.behind(lambda x: 1 + x[0] ** 2 - x[1] ** 2, jnp.array([[0.1, 0.1], [0.1, 2.0]]), at, delta=0.1)
-    assert found["status"].to_numpy().tolist() == ["critical", "none", "elsewhere"]
-    np.testing.assert_allclose(found["rate"], [2, np.nan, np.nan], rtol=1e-10)
-    np.testing.assert_allclose(found["distance"], [np.sqrt(0.02), np.nan, np.sqrt(4.01)], rtol=1e-10)
-    endless = plateau.behind(lambda x: jnp.exp(-x[0]), jnp.array([[0.0]]), at[:1])
-    assert endless["status"].item() == "diverging_to_infinity"
-    assert np.isnan(endless["index"]).all()
-    with pytest.raises(ValueError, match="states: expected 2 points, one for each step, got 1"):
+    """A saddle of another loss is elsewhere; a state that is not a number, and a missing step, have none."""
+    at = xr.DataArray([3.0, np.nan, 4.0, 5.0], dims=["plateau"])
+    states = jnp.array([[0.1, 0.1], [0.1, 2.0], [np.nan, 0.0]])
+    found = plateau.behind(lambda x: 1 + x[0] ** 2 - x[1] ** 2, states, at, delta=0.1)
+    assert found["status"].to_numpy().tolist() == ["critical", "none", "elsewhere", "failed"]
+    np.testing.assert_allclose(found["index"], [1, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(found["rate"], [2, np.nan, np.nan, np.nan], rtol=1e-10)
+    np.testing.assert_allclose(found["distance"], [np.sqrt(0.02), np.nan, np.sqrt(4.01), np.nan], rtol=1e-10)
+    with pytest.raises(ValueError, match="states: expected 3 points, one for each step, got 1"):
         plateau.behind(lambda x: x @ x, jnp.zeros((1, 2)), at)
 
 
