@@ -37,6 +37,7 @@ _MODULES = (
     "problem",
     "process",
     "recipe",
+    "replay",
     "report",
     "softmax",
     "store",

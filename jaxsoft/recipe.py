@@ -220,12 +220,11 @@ def replay(
     Raises ValueError for an optimizer, a run or a step that the sweep does not have.
     """
     import jax
-    import jax.numpy as jnp
+    import xarray as xr
 
     from jaxsoft import data, optimizers, problem, train
-    from jaxsoft.process import CONVERGED, RUNNING, Info, Process
+    from jaxsoft import replay as replays
     from jaxsoft.sweep import Seeds
-    from jaxsoft.sweep import run as engine
 
     if not {"dataset", "hidden", "inits"} <= set(json.loads(ds.attrs["config"])):
         raise ValueError("target: expected a sweep made by jaxsoft sweep, got one with another configuration")
@@ -240,19 +239,11 @@ def replay(
     rate = config.learning_rate[0] if config.learning_rate else optimizers.DEFAULT_LEARNING_RATE[optimizer]
     transform = optimizers.make(optimizer, rate)
     process = train.make_train(made, transform, batch_size=config.batch_size)
-
-    def init(_: jax.Array) -> train.TrainState:
-        return process.init(jax.random.fold_in(jax.random.key(config.seed), run))
-
-    def stop_there(state: train.TrainState) -> tuple[train.TrainState, Info]:
-        leaves = jax.tree.leaves((state.params, state.opt_state))
-        done = jnp.where(state.step >= step, CONVERGED, RUNNING).astype(jnp.int32)
-        return process.step(state)[0], Info(done, {}, {str(i): leaf for i, leaf in enumerate(leaves)})
-
-    ds = engine(Process(init, stop_there), {"run": Seeds(1)}, seed=0, steps=step + 1, record_every=step + 1)
-    like = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
-    leaves = [jnp.asarray(ds[f"final_{i}"].to_numpy()[0]) for i in range(len(ds.data_vars)) if f"final_{i}" in ds]
-    params, opt_state = jax.tree.unflatten(jax.tree.structure((like.params, like.opt_state)), leaves)
+    there = replays.states(
+        process, {"run": Seeds(config.inits)}, xr.DataArray(step, {"run": run}), seed=config.seed,
+        keep=lambda state: (state.params, state.opt_state),
+    )  # fmt: skip
+    params, opt_state = jax.tree.map(lambda leaf: leaf[0], there)
     return made, params, transform, opt_state
 
 

@@ -19,6 +19,7 @@ from experiments import (
     edge_of_stability,
     escape_against_scale,
     escape_law,
+    forecast_against_fact,
     index_against_energy,
     index_against_loss,
     index_in_twenty_thousand,
@@ -30,6 +31,7 @@ from experiments import (
 )
 from experiments.claim import Claim
 from jaxsoft import theory
+from jaxsoft.plateau.quadratic import Linear
 
 TINY = escape_against_scale.Config(
     dataset="iris", hidden=4, learning_rate=0.02, optimizers=("gd", "momentum"), scales=(1e-6, 1e-4), inits=6, steps=900
@@ -323,3 +325,16 @@ def test_momentum_leaves_first_and_swapped_runs_are_caught(quick_compilation, mo
     tried = found.tuning.assign(usable=found.tuning["learning_rate"] < found.tuning["learning_rate"].isel(factor=-1))
     fastest = which_optimizer_leaves_first.choose(tried, "leave")
     assert fastest["gd"] == pytest.approx(0.04)  # the largest rate is the quickest, and must not be chosen
+
+
+def test_small_runs_leave_when_forecast_and_a_wrong_growth_is_caught(x64, quick_compilation, monkeypatch):
+    small = {"dataset": "iris", "per_class": 20, "hidden": 3, "scales": (1e-4, 1e-3), "points": (0.2, 0.6), "inits": 2}
+    config = forecast_against_fact.Config(**small, optimizers=("gd", "adam"))
+    results = forecast_against_fact.main(config)
+    assert all(verdicts(forecast_against_fact, config, results))
+    assert forecast_against_fact.plot(results, config).get_xlabel()
+    right = Linear.step
+    faster = np.array([1.1, 1.1, 1.0])[:, None]  # every factor of a step on (d, m) ten per cent too large
+    monkeypatch.setattr(Linear, "step", lambda *a: faster * right(*a))
+    config = forecast_against_fact.Config(**small, optimizers=("gd",))
+    assert verdicts(forecast_against_fact, config, forecast_against_fact.main(config)) == [False, False, True]

@@ -75,6 +75,37 @@ def test_small_weights_in_single_precision_are_not_stationary():
     assert plateau.forecast(made.loss, made.init(jax.random.key(0)), optax.sgd(0.1)).verdict != "stationary"
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_what_momentum_overshoots_is_crossed_the_first_time(x64, nesterov):
+    """On ½ (x² + y²/30) momentum passes the minimum and comes back: the loss is below a level, above, and below again.
+
+    Run and forecast agree at every level, down to a millionth of the way; each has its own first crossing.
+    """
+
+    def bowl(x):
+        return 1 + (x[0] ** 2 + x[1] ** 2 / 30) / 2
+
+    optimizer, theta = optax.sgd(0.05, momentum=0.97, nesterov=nesterov), jnp.array([1.0, -1.0])
+    for share in (0.9, 0.5, 0.2, 0.1, 0.05, 0.01, 1e-3, 1e-4, 1e-6):
+        level = 1 + share * (float(bowl(theta)) - 1)
+        found = plateau.forecast(bowl, theta, optimizer, level=level)
+        assert found.steps == steps_taken(bowl, theta, optimizer, optimizer.init(theta), level), share
+
+
+def test_a_second_forecast_traces_nothing(x64):
+    traced = []
+
+    def update(grad, state, params=None):
+        traced.append(grad)
+        return jnp.clip(-0.1 * grad, -1e-2, 1e-2), state
+
+    theta, optimizer = jnp.full(4, 1e-3), optax.GradientTransformation(lambda params: (), update)
+    plateau.forecast(saddle, theta, optimizer, level=0.9)
+    count = len(traced)
+    plateau.forecast(saddle, 2 * theta, optimizer, level=0.9)
+    assert len(traced) == count > 0
+
+
 @pytest.mark.parametrize("name", ["gd", "momentum", "nesterov"])
 def test_growth_and_time_are_those_of_theory(x64, name):
     """From y₀ with momentum 0, L = 1 - y²/2 falls to ½ when |y| = 1: t = ln(1/(A y₀)) / ln μ, rounded up."""
@@ -188,10 +219,12 @@ def test_bad_input_is_named(x64):
         ({"delta": 0}, "delta: expected"),
         ({"kappa": -1}, "kappa: expected"),
         ({"level": 9.0}, "level: expected a number below the loss"),
-        ({"reference": 9.0}, "level: expected"),
+        ({"reference": 9.0}, "reference: expected a number below the loss, got 9.0"),
         ({"max_steps": 0}, "max_steps: expected"),
     ):
         with pytest.raises(ValueError, match=said):
             plateau.forecast(saddle, theta, optax.sgd(0.1), **wrong)
+    with pytest.raises(ValueError, match=r"reference: expected a number below the loss, got 0\.0 for a loss of -"):
+        plateau.forecast(lambda x: saddle(x) - 9, theta, optax.sgd(0.1))
     with pytest.raises(TypeError, match="loss: expected one real number"):
         plateau.forecast(lambda x: x, theta, optax.sgd(0.1))

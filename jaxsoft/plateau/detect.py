@@ -131,6 +131,29 @@ def detect(
     return _padded(_Found(*map(np.concatenate, zip(*blocks, strict=True))), times, shape)
 
 
+def flattest(dataset: xr.Dataset, plateaus: xr.Dataset) -> xr.DataArray:
+    """The step within each interval of ``detect(dataset)`` at which a run stands stillest: (runs..., plateau).
+
+    That is the record with the least ``grad_norm``, or, where the sweep records none, with the least slope of
+    ln(L - L_ref), L_ref that of ``detect``. NaN where there is no interval. ``replay.states`` gives the states there.
+    """
+    runs, loss, step, _ = watched_runs(dataset)
+    if "grad_norm" in dataset:
+        slope = dataset["grad_norm"].transpose(*runs.dims, "step").to_numpy()
+    else:
+        excess = loss - np.asarray(plateaus.attrs["reference"], np.float64)[..., None]
+        slope = np.abs(np.gradient(np.log(np.maximum(excess, np.finfo(float).tiny)), step, axis=-1))
+    slope = np.where(np.isfinite(slope), slope, np.inf)
+    begin, end = (plateaus[name].transpose(*runs.dims, "plateau") for name in ("begin", "end"))
+    places = []
+    for i in range(plateaus.sizes["plateau"]):
+        first, last = (bound.isel(plateau=i).to_numpy()[..., None] for bound in (begin, end))
+        inside = (step >= first) & (step <= last)
+        where = np.where(inside, slope, np.inf).argmin(axis=-1)
+        places.append(np.where(inside.any(axis=-1), step[where], np.nan))
+    return begin.copy(data=np.stack(places, axis=-1) if places else np.zeros(begin.shape)).rename("step")
+
+
 def _in_sweep(dataset: xr.Dataset, kappa: float, delta: float, reference: float | np.ndarray) -> xr.Dataset:
     runs, loss, step, end = watched_runs(dataset)
     found = detect(loss, kappa=kappa, delta=delta, reference=reference, step=step, watched=end)

@@ -40,6 +40,8 @@ BENT = 2.0  # a lowest curvature that grows by more than this factor until then 
 FLAT = 1e-2  # a lowest curvature above -FLAT ‖H‖ is none
 LATER = 1000  # steps after which a learning rate that changes has changed
 MOST = 2**60  # steps
+SETTLED = 1e-6  # what is left of an oscillation of momentum once no step after another is looked at
+LOOK = 512  # steps that are looked at together
 
 
 class Forecast(NamedTuple):
@@ -93,6 +95,11 @@ class Linear(NamedTuple):
     def growth(self, curvature: float) -> float:
         """The largest factor of one step along a direction of this curvature."""
         return float(np.abs(np.linalg.eigvals(self.step(np.array([curvature]), np.zeros(1))[0, :2, :2])).max())
+
+    @property
+    def oscillates(self) -> int:
+        """For how many steps what momentum overshoots is more than ``SETTLED`` of itself: complex roots are √β long."""
+        return math.ceil(2 * math.log(SETTLED) / math.log(self.momentum)) if self.momentum else 0
 
     def step(self, curvatures: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         """One step as a matrix on (d, m, 1), for each direction: (n, 3, 3)."""
@@ -166,9 +173,10 @@ def forecast(
         value, slope = _value_and_grad(loss, unravel, theta)
         now = float(value)
         target = reference + (now - reference) * math.exp(-delta) if level is None else float(level)
-        if not now > max(target, reference):
-            raise ValueError(f"level: expected a number below the loss, got {target} for a loss of {now}")
-        transform = optax.with_extra_args_support(optimizer)
+        for name, number in (("reference", reference), ("level", target)):
+            if not now > number:
+                raise ValueError(f"{name}: expected a number below the loss, got {number} for a loss of {now}")
+        transform = _with_extra_args(optimizer)
         state = transform.init(params) if opt_state is None else opt_state
         probe = jnp.where(jnp.any(slope != 0), slope, 1)
         linear = linear_form(transform, params, state, unravel(probe))
@@ -205,6 +213,21 @@ def _value_and_grad(loss: Loss, unravel: Unravel, theta: jax.Array) -> tuple[jax
     return jax.value_and_grad(lambda t: loss(unravel(t)))(theta)
 
 
+_with_extra_args = functools.lru_cache(maxsize=32)(optax.with_extra_args_support)  # the same again: nothing recompiles
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _answers(
+    transform: optax.GradientTransformationExtraArgs, first: Params, state: optax.OptState, params: Params
+) -> jax.Array:
+    """The updates for the gradients (first, 0, 0): (3, P)."""
+    nothing, found = jax.tree.map(jnp.zeros_like, first), []
+    for given in (first, nothing, nothing):
+        updates, state = transform.update(given, state, params, value=jnp.zeros(()), grad=given)
+        found.append(ravel_pytree(updates)[0])
+    return jnp.stack(found)
+
+
 def linear_form(
     transform: optax.GradientTransformationExtraArgs, params: Params, state: optax.OptState, grad: Params
 ) -> Linear | None:
@@ -217,16 +240,8 @@ def linear_form(
     """
     nothing = jax.tree.map(jnp.zeros_like, grad)
 
-    @jax.jit
-    def traced(first: Params, state: optax.OptState, params: Params) -> jax.Array:
-        found = []
-        for given in (first, nothing, nothing):
-            updates, state = transform.update(given, state, params, value=jnp.zeros(()), grad=given)
-            found.append(ravel_pytree(updates)[0])
-        return jnp.stack(found)
-
     def answers(first: Params, state: optax.OptState, params: Params = params) -> np.ndarray:
-        return np.asarray(traced(first, state, params), np.float64)
+        return np.asarray(_answers(transform, first, state, params), np.float64)
 
     def later(leaf: jax.Array) -> jax.Array:
         return leaf + LATER if jnp.issubdtype(jnp.result_type(leaf), jnp.integer) else leaf
@@ -280,25 +295,41 @@ def _reduced(
 
 
 def _powers(loss: Loss, unravel: Unravel, linear: Linear, theta: jax.Array, trace: jax.Array, target: float) -> Leg:
-    """A step at which the model's loss gets below ``target``, the first where it falls all the way; by powers of 2."""
+    """The first step at which the model's loss is below ``target``.
+
+    Momentum may overshoot and come back: one step after another, until its oscillations, √βᵗ, have settled. From there
+    on, and for gradient descent, the loss only falls: by powers of 2.
+    """
     value, *rest, vectors = _reduced(loss, unravel, theta, trace, linear.momentum > 0)
     curvatures, slopes, begin = (np.asarray(x, np.float64) for x in rest)
-    state = np.stack([np.zeros_like(slopes), begin, np.ones_like(slopes)], axis=1)
+    start = state = np.stack([np.zeros_like(slopes), begin, np.ones_like(slopes)], axis=1)
 
-    def drop(state: np.ndarray) -> float:
-        d = state[:, 0]
-        return -float(np.sum(slopes * d + 0.5 * curvatures * d * d))
+    def drop(state: np.ndarray) -> np.ndarray:
+        d = state[..., 0]
+        return -np.sum(slopes * d + 0.5 * curvatures * d * d, axis=-1)
 
     def onward(power: np.ndarray) -> np.ndarray:
         return np.einsum("nij,nj->ni", power, state)
 
     needed, steps = float(value) - target, 0
     powers = [linear.step(curvatures, slopes)]
-    fall = drop(onward(powers[0]))
+    fall = float(drop(onward(powers[0])))
     leg = functools.partial(Leg, curvature=curvatures[0], sharpness=curvatures[-1], fall=fall)
     if needed <= 0:
         return leg(0.0, theta, trace)
+
+    def there(steps: int, state: np.ndarray) -> Leg:
+        moved, trace = (vectors @ jnp.asarray(x, theta.dtype) for x in (state[:, 0], state[:, 1]))
+        return leg(float(steps), theta + moved, trace)
+
     with np.errstate(over="ignore", invalid="ignore"):
+        for seen in range(0, linear.oscillates, LOOK):
+            path = _path(powers[0], state, LOOK)
+            below = drop(path) > needed
+            if below.any():
+                return there(seen + 1 + int(below.argmax()), path[below.argmax()])
+            state = path[-1]
+        state = start
         while not drop(onward(powers[-1])) > needed:
             if 2 ** len(powers) > MOST:
                 return leg(math.inf, theta, trace)
@@ -306,9 +337,16 @@ def _powers(loss: Loss, unravel: Unravel, linear: Linear, theta: jax.Array, trac
     for i in reversed(range(len(powers) - 1)):
         if not drop(onward(powers[i])) > needed:
             state, steps = onward(powers[i]), steps + 2**i
-    state, steps = onward(powers[0]), steps + 1
-    moved, trace = (vectors @ jnp.asarray(x, theta.dtype) for x in (state[:, 0], state[:, 1]))
-    return leg(float(steps), theta + moved, trace)
+    return there(steps + 1, onward(powers[0]))
+
+
+def _path(step: np.ndarray, state: np.ndarray, count: int) -> np.ndarray:
+    """The states after 1, 2, ... ``count`` steps, a power of 2: (count, n, 3)."""
+    path, power = np.einsum("nij,nj->ni", step, state)[None], step
+    while len(path) < count:
+        path = np.concatenate([path, np.einsum("nij,tnj->tni", power, path)])
+        power = power @ power
+    return path
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
