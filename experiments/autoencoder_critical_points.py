@@ -1,6 +1,6 @@
 """Do searches find the critical points that a linear autoencoder has, and nothing else? 2,517 are known in closed form.
 
-    python -m experiments.autoencoder_critical_points --quick  # QUICK
+    python -m experiments.autoencoder_critical_points --quick  # 55 s
     python -m experiments.autoencoder_critical_points          # 2 min
 
 Every critical point of ½‖M - A B‖² is known with its loss and index (Baldi & Hornik 1989; see ``baldi_hornik``), and

@@ -1,7 +1,7 @@
 """Every critical point of a linear autoencoder on real digits: does its index follow Baldi & Hornik?
 
-    python -m experiments.baldi_hornik --quick  # QUICK
-    python -m experiments.baldi_hornik          # 1 min
+    python -m experiments.baldi_hornik --quick  # 10 s
+    python -m experiments.baldi_hornik          # 10 s
 
 The loss ½‖M - A B‖² of a two-layer linear net of width p has a critical point for every set I of at most p singular
 values of M, and along with it a whole orbit A C, C⁻¹ B. With r = |I| its index is the number of pairs (i in I, j not in

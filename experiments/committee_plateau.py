@@ -1,6 +1,6 @@
 """Two students, two teachers: how high is the symmetric plateau, and does it need isotropic inputs?
 
-    python -m experiments.committee_plateau --quick  # QUICK
+    python -m experiments.committee_plateau --quick  # 10 s
     python -m experiments.committee_plateau          # 30 s
 
 A committee of two erf units learns two orthonormal ones from Gaussian inputs, by gradient descent on the exact
@@ -9,8 +9,9 @@ Solla (1995) give in closed form for isotropic inputs, until they specialise. Yo
 of plateau phenomenon in learning with neural network", found that the plateau goes away where the eigenvalues of the
 inputs' covariance spread. float64.
 
-What comes out: the height to one in ten thousand; shorter plateaus for every step in spread; for each decade of smaller
-weights ln 10 / ln(1 + ηλ) more steps, -λ the least curvature at the symmetric saddle, whatever the spread.
+What comes out: the height of theory to one in ten thousand, and shorter plateaus for every step in spread. For each
+decade of smaller weights ln 10 / ln(1 + ηλ) more steps, -λ the least curvature at the symmetric saddle, whatever the
+spread.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Is a linear softmax model really free of saddles? Its certified index at a thousand random points.
 
-    python -m experiments.convex_softmax_regression --quick  # QUICK
+    python -m experiments.convex_softmax_regression --quick  # 30 s
     python -m experiments.convex_softmax_regression          # 3 min
 
 The Hessian of softmax regression is (1/n) Σ (diag p - p pᵀ) ⊗ x xᵀ: positive semidefinite everywhere, so the index is
 0 at any point; the class shift gives at least d + 1 flat directions (d inputs and the bias). Böhning (1992),
 "Multinomial logistic regression algorithm", bounds it by B = ½ (I - 11ᵀ/C) ⊗ XᵀX/n, with equality at W = 0 for two
-classes.
-Real data: digits, iris, wine. float64.
+classes. Real data: digits, iris, wine. float64.
 
 What comes out: index 0 at every one of 3,000 points, and Böhning's bound holds at all of them.
 """

@@ -1,6 +1,6 @@
 """Deep linear nets from small weights: one law for how long they wait, for squared error and for softmax.
 
-    python -m experiments.deep_linear_stages --quick  # QUICK
+    python -m experiments.deep_linear_stages --quick  # 10 s
     python -m experiments.deep_linear_stages          # 15 s
 
 Squared error (Saxe et al. 2014): each mode of the data is learned in a stage of its own, a sigmoid in time. With two

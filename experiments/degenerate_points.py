@@ -1,7 +1,7 @@
 """Are degenerate points seen for what they are? Split hidden units, the monkey saddle, a deep linear net at zero.
 
-    python -m experiments.degenerate_points --quick  # QUICK
-    python -m experiments.degenerate_points          # 1 min
+    python -m experiments.degenerate_points --quick  # 60 s
+    python -m experiments.degenerate_points          # 90 s
 
 Split a hidden unit of a net at a critical point into two with the same weights in and the weights λ v and (1 - λ) v
 out: for every λ that is a critical point of the wider net, a line of them (Fukumizu & Amari 2000, "Local minima and

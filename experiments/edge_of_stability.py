@@ -1,6 +1,6 @@
 """Training raises the sharpness until the optimizer is barely stable, and keeps it there.
 
-    python -m experiments.edge_of_stability --quick  # QUICK
+    python -m experiments.edge_of_stability --quick  # 35 s
     python -m experiments.edge_of_stability          # 1 min
 
 A small tanh net memorises shuffled labels of 200 handwritten digits with the full batch and squared error. Its
@@ -8,7 +8,7 @@ sharpness λ_max(H) rises (progressive sharpening) up to where the linearised it
 gradient descent, (2 + 2β)/η for heavy ball, (2 + 2β)/((1 + 2β) η) for Nesterov (Cohen et al. 2021). The learning rates
 put all three edges near 20. float32.
 
-What comes out: the median sharpness over the last quarter within 5 % of that, from well below it at the start.
+What comes out: the median sharpness over the last quarter is within 5 % of that, from well below it at the start.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How much longer is the plateau for each decade of smaller initial weights?
 
-    python -m experiments.escape_against_scale --quick  # QUICK
+    python -m experiments.escape_against_scale --quick  # 20 s
     python -m experiments.escape_against_scale          # 3 min
 
 Near zero weights a two-layer softmax net sits at a saddle of loss ln C. Along the steepest way down the distance

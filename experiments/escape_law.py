@@ -1,14 +1,14 @@
 """How long does a quadratic saddle hold each optimizer? Every law of the textbook saddle, over 10,000 starts.
 
-    python -m experiments.escape_law --quick  # QUICK
-    python -m experiments.escape_law          # 30 s
+    python -m experiments.escape_law --quick  # 15 s
+    python -m experiments.escape_law          # 15 s
 
 Gradient descent from y₀ ~ N(0, σ² I) with k ways down leaves the radius R at T = ln(R/|y₀|) / ln(1 + ηλ): a law without
 a free number, for k = 1, 2, 10. Heavy ball, Nesterov, RMSProp on its floor and saddle-free Newton grow by factors in
 closed form. Adam takes about the same time from everywhere, at any curvature, RMSProp one that depends on where its ε
 stands. float64.
 
-What comes out: all of it, up to Adam's ε: from 1e-12 at λ = 0.01 the gradients are below it.
+What comes out: all of these laws, for Adam as long as its ε is felt by no gradient; from 1e-12 at λ = 0.01 it is.
 """
 
 from __future__ import annotations

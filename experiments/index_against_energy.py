@@ -1,7 +1,7 @@
 """On a random surface, how many ways down has a critical point of a given height? The spherical p-spin model.
 
-    python -m experiments.index_against_energy --quick  # QUICK
-    python -m experiments.index_against_energy          # 1 min
+    python -m experiments.index_against_energy --quick  # 70 s
+    python -m experiments.index_against_energy          # 2 min
 
 For p = 2 the critical points on the sphere are the ± eigenvectors of a random symmetric matrix, and the one of the k-th
 smallest eigenvalue has k - 1 ways down: eigenvector following, asked for each index, has to end at that eigenvalue.

@@ -1,13 +1,13 @@
 """The lecture's 20,000 dimensions: how many ways down has a net of 19,960 parameters, on its way through training?
 
-    python -m experiments.index_in_twenty_thousand --quick  # QUICK
+    python -m experiments.index_in_twenty_thousand --quick  # 25 s
     python -m experiments.index_in_twenty_thousand          # 20 min
 
 A critical point with 20,000 independent coin-flip curvatures would be a minimum with chance 2^-20000. This counts them,
 with a certificate, for the net 64-266-10 on digits: at zero weights, where theory gives the index (266 · rank M; a
 hidden bias is one more input, so it changes M but not its rank here; the biases of the outputs add C - 1 ways up), and
-along a run of gradient descent from small weights. 9 GiB; float64. Finished
-points are kept in results/: run it again to resume.
+along a run of gradient descent from small weights. 9 GiB; float64. Finished points are kept in results/: run it again
+to resume.
 
 What comes out: 2,394 = 266 · 9 ways down at zero weights, with and without biases, none of 19,960 curvatures undecided.
 """

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,9 +92,7 @@ def load(job: Job, out: Path) -> Outcome | None:
         kept = json.loads((out / f"{job.stem}.claims.json").read_text())
         if kept["identity"] != job.identity or not (out / f"{job.stem}.png").exists():
             return None
-        names = [field.name for field in fields(Claim)]
-        numbers = {"expected": float, "measured": float, "tolerance": float}
-        claims = [Claim(**{name: numbers.get(name, str)(row[name]) for name in names}) for row in kept["claims"]]
+        claims = [script.from_json(row) for row in kept["claims"]]
         return Outcome(job, claims, float(kept["seconds"]), kept=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -31,6 +31,7 @@ from experiments.claim import Claim, show
 Config = TypeVar("Config")
 Results = TypeVar("Results")
 FULL = "full"
+NUMBERS = ("expected", "measured", "tolerance")
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,11 +85,18 @@ def write(path: Path, content: bytes) -> None:
 
 def as_json(claim: Claim) -> dict[str, object]:
     """All fields and the verdict; JSON has no NaN and no infinity, so these are texts."""
-    fields = asdict(claim) | {"passed": claim.passed, "verdict": claim.verdict}
-    for name in ("expected", "measured", "tolerance"):
-        value = float(fields[name])
-        fields[name] = value if math.isfinite(value) else str(value)
-    return fields
+
+    def number(value: Any) -> float | str:
+        return float(value) if math.isfinite(value) else str(value)
+
+    fields = {name: number(value) if name in NUMBERS else value for name, value in asdict(claim).items()}
+    return {**fields, "passed": claim.passed, "verdict": claim.verdict}
+
+
+def from_json(row: dict[str, Any]) -> Claim:
+    """The claim of ``as_json``; its verdict is computed anew."""
+    expected, measured, tolerance = (float(row[name]) for name in NUMBERS)
+    return Claim(row["name"], row["source"], expected, measured, tolerance, row["kind"])
 
 
 def run(

@@ -1,6 +1,6 @@
 """On data that a plane separates the loss never stands still and never arrives: a tail, not a plateau.
 
-    python -m experiments.separable_tail --quick  # QUICK
+    python -m experiments.separable_tail --quick  # 12 s
     python -m experiments.separable_tail          # 15 s
 
 Softmax regression on two kinds of iris. Late in training loss · t tends to 1/γ² and the weights grow by 1/γ per ln t,
@@ -8,8 +8,9 @@ with γ the widest margin and t learning rate times steps (Soudry et al. 2018). 
 slowly, and ``plateau.detect`` has to call it a tail. Expected at the end of six decades of t: all limits up to 1/ln t,
 7 %, the order of the corrections in the paper. float64.
 
-What comes out: loss · t is 5 % and the growth 6 % below their limits, and every run ends in a tail. ‖W‖/ln t itself is
-not there yet, 23 % below: between 1/n and all of the loss sits at the margin, so it lags by up to ln n/ln t, a third.
+What comes out: loss · t is 5 % and the growth 6 % below their limits, and every run ends in a tail, but ‖W‖/ln t itself
+is not there yet, 23 % below. Between 1/n and all of the loss sits at the margin, so it lags by up to ln n/ln t, a
+third.
 """
 
 from __future__ import annotations

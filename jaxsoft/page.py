@@ -45,7 +45,7 @@ th, td {{ padding: 0.25rem 1rem 0.25rem 0; vertical-align: bottom; border-bottom
 th, td {{ text-align: left; }}
 .numbers td, .numbers thead th:not(:first-child) {{ text-align: right; }}
 .facts {{ font-size: 0.9rem; }}
-.facts td {{ overflow-wrap: anywhere; }}
+.facts th, .facts td {{ vertical-align: baseline; overflow-wrap: anywhere; }}
 </style>
 </head>
 <body>

@@ -29,9 +29,8 @@ FOUND = {e.name: e for e in registry.experiments()}
 
 @pytest.mark.parametrize("kind", ["equal", "reported"])
 def test_a_claim_of_equality(kind):
-    assert Claim("a", "b", -10.0, -10.3, 0.03, kind).passed
-    assert not Claim("a", "b", -10.0, -10.4, 0.03, kind).passed
-    assert not Claim("a", "b", -10.0, -9.6, 0.03, kind).passed
+    measured = (-10.001, -10.0, -6.0, -5.999)  # 8 and a quarter of it to both sides
+    assert [Claim("a", "b", -8.0, x, 0.25, kind).passed for x in measured] == [False, True, True, False]
 
 
 @pytest.mark.parametrize("kind", ["at most", "reported at most"])
@@ -110,7 +109,7 @@ def run(*arguments: str, module: str = "science", timeout: float = 300) -> subpr
     [
         (["--quik"], "escape_law", "--quik"),
         (["--quick", "--tiny"], "escape_law", "not allowed with"),
-        (["--out", "Makefile"], "escape_law", "expected a writable folder, got Makefile"),
+        (["--out", "Makefile"], "escape_law", "--out: expected a folder that can be written, got Makefile"),
         (["nothing"], "science", "NAME: expected one of autoencoder_critical_points, "),
     ],
 )
@@ -240,7 +239,8 @@ def test_the_times_in_the_docstrings_give_the_cheap_half():
     assert sum(times[: -(-len(times) // 2)]) <= 5 * 60
 
 
-# Faults. Each is planted in the library and has to turn at least one claim that holds into one that does not.
+# Faults, each planted in the library. Without them all claims of these experiments hold at this size: see
+# test_experiments.
 
 
 def optimizer(name, make):
@@ -255,7 +255,7 @@ def changed(module, name, change):
 
 
 def diagonal(z):
-    return jax.nn.softmax(z)[..., None] * jnp.eye(z.shape[-1])
+    return jnp.vectorize(jnp.diag, signature="(c)->(c,c)")(jax.nn.softmax(z))
 
 
 def more(inertia):
@@ -272,7 +272,7 @@ FAULTS = {
     "the index is off by one": ("zero_saddle_index", changed(curvature, "inertia", more)),
     "the index is off by one, at a critical point": ("baldi_hornik", changed(curvature, "inertia", more)),
     "a wide band hides the small curvatures": (
-        "zero_saddle_index", changed(curvature, "inertia", lambda right: lambda *a: right(*a, band=0.2))
+        "zero_saddle_index", changed(curvature, "inertia", lambda right: lambda *a: right(*a, band=1.0))
     ),
     "the loss counts every example twice": (
         "escape_against_scale", changed(losses, "cost", lambda right: lambda *a: 2 * right(*a))
@@ -304,19 +304,11 @@ FAULTS = {
 SINGLE = ("escape_against_scale",)  # the others run in float64
 
 
-def verdicts(name: str) -> list[bool]:
-    experiment = import_module(f"experiments.{name}")
-    with jax.enable_x64(name not in SINGLE):
-        return [c.passed for c in experiment.claims(experiment.main(experiment.TINY), experiment.TINY)]
-
-
-@pytest.mark.parametrize("name", sorted({name for name, _ in FAULTS.values()}))
-def test_without_a_fault_the_scoreboard_is_green(name):
-    assert all(verdicts(name))
-
-
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_turns_the_scoreboard_red(fault, monkeypatch):
+def test_a_planted_fault_turns_the_scoreboard_red(fault, monkeypatch, quick_compilation):
     name, plant = FAULTS[fault]
     plant(monkeypatch)
-    assert not all(verdicts(name))
+    experiment = import_module(f"experiments.{name}")
+    with jax.enable_x64(name not in SINGLE):
+        made = experiment.claims(experiment.main(experiment.TINY), experiment.TINY)
+    assert not all(claim.passed for claim in made if not claim.reported)
