@@ -43,7 +43,13 @@ def build(entries: Sequence[Entry], summary: str) -> str:
             parts.append(f'<h2 id="e{i}">{escape(e.experiment.question)}</h2><p>{escape(e.words)}</p>')
         else:
             parts.append(
-                html_figure(f"e{i}", e.experiment.question, f"What comes out: {e.experiment.finding}", e.figure, "png")
+                html_figure(
+                    f"e{i}",
+                    e.experiment.question,
+                    f"What comes out at full size: {e.experiment.finding}",
+                    e.figure,
+                    "png",
+                )
             )
             parts.append(_table(e.claims))
         parts.append(f"<pre>{escape(e.command)}</pre>")

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments import gallery, registry, script
 from experiments.claim import Claim
@@ -139,12 +140,14 @@ def run(todo: Sequence[Job], out: Path, console: Console) -> Iterator[Outcome]:
     """The outcomes one by one; progress is shown on the console."""
     for number, job in enumerate(todo, 1):
         about = f"[{number}/{len(todo)}] {job.stem}"
-        with console.status(about) as status:
-            if not console.is_terminal:
-                console.print(about, markup=False, highlight=False)
-            outcome = perform(job, out, lambda line, about=about, status=status: status.update(f"{about}  {line}"))
+        if not console.is_terminal:
+            console.print(Text(about), soft_wrap=True)
+        with console.status(Text(about)) as status:
+            outcome = perform(
+                job, out, lambda line, about=about, status=status: status.update(Text(f"{about}  {line}"))
+            )
         how = "kept" if outcome.kept else f"{outcome.seconds:.0f} s"
-        console.print(f"{about}: {outcome.words} ({how})", markup=False, highlight=False)
+        console.print(Text(f"{about}: {outcome.words} ({how})"), soft_wrap=True)
         yield outcome
 
 
@@ -155,11 +158,11 @@ def show(outcomes: Sequence[Outcome], console: Console) -> None:
         table.add_column(heading, overflow="fold")
     for o in outcomes:
         table.add_section()
-        table.add_row(
-            o.job.stem, "", "", "", f"failed: {o.error}" if o.error else "", f"{o.seconds:.0f} s", style="bold"
-        )
+        failed = f"failed: {o.error}" if o.error else ""
+        table.add_row(*map(Text, (o.job.stem, "", "", "", failed, f"{o.seconds:.0f} s")), style="bold")
         for c in o.claims:
-            table.add_row(f"  {c.name}", c.source, c.wanted, f"{c.measured:.6g}", c.verdict, "")
+            cells = (f"  {c.name}", c.source, c.wanted, f"{c.measured:.6g}", c.verdict, "")
+            table.add_row(*map(Text, cells), style=None if c.passed else "bold")
     if not console.is_terminal:
         console.width = max(console.width, 160)
     console.print(table)
