@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 JOBS ?= auto
 OUT ?= results/demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo science test lint format clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "jaxsoft needs Python 3.11 or newer; PYTHON=$(PYTHON) is " + sys.version.split()[0])'
@@ -18,6 +18,9 @@ $(READY): pyproject.toml
 demo: $(READY)  ## 1,024 runs on real digits, the table and the pictures
 	$(BIN)/jaxsoft sweep --out $(OUT)
 	$(BIN)/jaxsoft report $(OUT)
+
+science: $(READY)  ## every experiment's claims: FULL=1 at full size, CHEAP=1 the quicker half
+	$(BIN)/python -m experiments.science $(if $(FULL),--full) $(if $(CHEAP),--cheap)
 
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -1,6 +1,7 @@
 """Do searches find the critical points that a linear autoencoder has, and nothing else? 2,517 are known in closed form.
 
-    python -m experiments.autoencoder_critical_points
+    python -m experiments.autoencoder_critical_points --quick  # 55 s
+    python -m experiments.autoencoder_critical_points          # 2 min
 
 Every critical point of ½‖M - A B‖² is known with its loss and index (Baldi & Hornik 1989; see ``baldi_hornik``), and
 its orbit A C, C⁻¹ B has dimension p² - (p - r)² for rank r: so many zero curvatures, and no others (but in the kernel
@@ -10,8 +11,7 @@ Saddle-free Newton and perturbed gradient descent should only find the global mi
 every saddle has a way down.
 
 The autoencoder 16-4-16 of the digits; starts at random at four scales, along runs of gradient descent, and next to
-known saddles: 40 for each of nine methods, eigenvector following for three indices. A minute or two on two cores;
-float64.
+known saddles: 40 for each of nine methods, eigenvector following for three indices. float64.
 
 What comes out: of 360 searches 286 end critical, each of them at a point of theory. Saddle-free Newton always arrives,
 trust_region nearly always, newton and newton_mr from 3 of 4 starts (the gradient of ‖g‖² misleads them, or vanishes).
@@ -55,6 +55,13 @@ class Config:
     steps: int = 200
     cheap_steps: int = 5000  # of the methods that follow a gradient
     seed: int = 0
+
+
+QUICK = Config(per_scale=3, saddles=4, methods=("newton_mr", "trust_region", "saddle_free"), indices=(8,))
+TINY = Config(
+    name="random 4 x 5", width=3, scales=(0.3,), per_scale=4, descents=1, times=(20, 60), saddles=2,
+    methods=("newton_mr", "saddle_free"), indices=(2,),
+)  # fmt: skip
 
 
 Point = tuple[np.ndarray, np.ndarray]

@@ -1,6 +1,7 @@
 """Every critical point of a linear autoencoder on real digits: does its index follow Baldi & Hornik?
 
-    python -m experiments.baldi_hornik
+    python -m experiments.baldi_hornik --quick  # 10 s
+    python -m experiments.baldi_hornik          # 10 s
 
 The loss ½‖M - A B‖² of a two-layer linear net of width p has a critical point for every set I of at most p singular
 values of M, and along with it a whole orbit A C, C⁻¹ B. With r = |I| its index is the number of pairs (i in I, j not in
@@ -8,7 +9,9 @@ I) with s_j > s_i, and (p - r)(k - r) more; its loss is ½ Σ s_j² over j not i
 all others are saddles (Baldi & Hornik 1989, "Neural networks and principal component analysis").
 
 First a random 4 x 5 matrix, p = 3: 15 sets. Then the autoencoder 16-4-16 of the digits pooled to 4 x 4 pixels, where M
-is the root of their second-moment matrix: 2,517 sets. Each in a random gauge C. A minute on two cores; float64.
+is the root of their second-moment matrix: 2,517 sets. Each in a random gauge C. float64.
+
+What comes out: index and loss of all 15 and all 2,517 points are those of theory, and only the best is a minimum.
 """
 
 from __future__ import annotations
@@ -33,6 +36,10 @@ class Config:
     widths: tuple[tuple[str, int], ...] = (("random 4 x 5", 3), ("digits 16", 4))
     most: int | None = None  # sets of each matrix; None for all
     seed: int = 0
+
+
+QUICK = Config()
+TINY = Config(widths=(("random 4 x 5", 3),))
 
 
 def target(name: str, rng: np.random.Generator) -> np.ndarray:
@@ -99,18 +106,13 @@ def claims(results: dict[str, xr.Dataset], config: Config) -> list[Claim]:
     made = []
     for name, ds in results.items():
         wrong = int((ds["final_negative"] != ds["index"]).sum())
+        steepest = float(ds["final_slope"].max())
         apart = float(abs(ds["final_loss"] - ds["loss"]).max() / ds["loss"].max())
         made += [
             Claim(f"{name}: mismatches among {ds.sizes['point']} critical points", "Baldi & Hornik 1989", 0, wrong, 0),
             Claim(f"{name}: eigenvalues left undecided", "certificate", 0, int(ds["final_undecided"].sum()), 0),
-            Claim(
-                f"{name}: points with a gradient above 1e-12",
-                "critical points",
-                0,
-                int((ds["final_slope"] > 1e-12).sum()),
-                0,
-            ),
-            Claim(f"{name}: 1 + largest error of the loss, of the largest", "½ Σ s² left out", 1.0, 1 + apart, 1e-10),
+            Claim(f"{name}: largest gradient / ‖M‖", "critical points", 1e-12, steepest, 0, "at most"),
+            Claim(f"{name}: largest error of the loss / largest loss", "½ Σ s² left out", 1e-10, apart, 0, "at most"),
             Claim(
                 f"{name}: points of index 0",
                 "no local minimum but the best",

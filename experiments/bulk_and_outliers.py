@@ -1,6 +1,7 @@
 """Does the Hessian have about C outliers, and does the gradient live among them?
 
-    python -m experiments.bulk_and_outliers
+    python -m experiments.bulk_and_outliers --quick  # 75 s
+    python -m experiments.bulk_and_outliers          # 3 min
 
 Trained classifiers have a Hessian of many small eigenvalues (the bulk) and about C large ones, C - 1 for centred
 classes (Sagun et al. 2017; Papyan 2019). Here: a trained net on blobs at the corners of a simplex, C = 2 to 10, and one
@@ -9,8 +10,10 @@ next group, of the C (C - 1) pairs of classes, is as distinct as the first, and 
 
 Gur-Ari, Roberts & Dyer (2018) find the gradient almost wholly in the space of the C largest eigenvalues. On digits that
 holds for mini-batches and not for the full batch: gradient descent shrinks a component by 1 - ηλ each step, so the
-steep directions are the first to be done; what keeps the gradient there is the noise of the batches.
-A few minutes on two cores; float64.
+steep directions are the first to be done; what keeps the gradient there is the noise of the batches. float64.
+
+What comes out: C - 1 outliers from five classes on, and 8 on digits; with 2, 3 and 4 the count ends later, at 2, 4 and
+7. On digits nine tenths of the gradient are in their space with mini-batches, and nothing with the full batch.
 """
 
 from __future__ import annotations
@@ -47,6 +50,13 @@ class Config:
     record_every: int = 100
     runs: int = 2
     seed: int = 0
+
+
+QUICK = Config(classes=(2, 4, 6, 8, 10), steps=1000, runs=1)
+TINY = Config(
+    classes=(6,), blob_hidden=12, blob_steps=200, dataset="iris", hidden=4, batch_size=8, learning_rate=0.3, steps=300,
+    record_every=50, runs=1,
+)  # fmt: skip
 
 
 class Results(NamedTuple):
@@ -117,13 +127,14 @@ def late(results: Results, batch: str) -> float:
 def claims(results: Results, config: Config) -> list[Claim]:
     classes = [*config.classes, data.get(config.dataset).num_classes]
     made = [
-        Claim(f"{name}: outliers, C - 1 give or take a quarter", "Papyan 2019", c - 1, outliers(values), 0.25)
+        Claim(f"{name}: outliers, C - 1", "Papyan 2019", c - 1, outliers(values), 0.25, "reported")
         for (name, values), c in zip(results.spectra.items(), classes, strict=True)
     ]
+    noisy = late(results, str(config.batch_size))
     return [
         *made,
-        Claim("overlap, mini-batches", "Gur-Ari et al. 2018: about 1", 1.0, late(results, str(config.batch_size)), 0.2),
-        Claim("1 + overlap, full batch", "(1 - ηλ)ᵗ: to 0", 1.0, 1.0 + late(results, "all"), 0.05),
+        Claim("overlap, mini-batches", "Gur-Ari et al. 2018: about 1", 0.8, noisy, 0, "reported at least"),
+        Claim("overlap, full batch", "(1 - ηλ)ᵗ: to 0", 0.05, late(results, "all"), 0, "at most"),
     ]
 
 

@@ -1,14 +1,17 @@
 """Two students, two teachers: how high is the symmetric plateau, and does it need isotropic inputs?
 
-    python -m experiments.committee_plateau
+    python -m experiments.committee_plateau --quick  # 10 s
+    python -m experiments.committee_plateau          # 30 s
 
 A committee of two erf units learns two orthonormal ones from Gaussian inputs, by gradient descent on the exact
 generalisation error. From small weights both students first learn the same; they stay on a plateau whose height Saad &
 Solla (1995) give in closed form for isotropic inputs, until they specialise. Yoshida & Okada (2019), "Data-dependence
 of plateau phenomenon in learning with neural network", found that the plateau goes away where the eigenvalues of the
-inputs' covariance spread. Expected: the height to one in ten thousand; shorter plateaus for every step in spread; for
-each decade of smaller weights ln 10 / ln(1 + ηλ) more steps, -λ the least curvature at the symmetric saddle, whatever
-the spread. Half a minute on two cores; float64.
+inputs' covariance spread. float64.
+
+What comes out: the height of theory to one in ten thousand, and shorter plateaus for every step in spread. For each
+decade of smaller weights ln 10 / ln(1 + ηλ) more steps, -λ the least curvature at the symmetric saddle, whatever the
+spread.
 """
 
 from __future__ import annotations
@@ -43,6 +46,10 @@ class Config:
     steps: int = 1500
     kappa: float = 2e-3
     seed: int = 0
+
+
+QUICK = Config(inits=16)
+TINY = Config(inputs=4, spreads=(0.0, 1.0), scales=(1e-6, 1e-4), inits=8, steps=900)
 
 
 class Saddle(NamedTuple):

@@ -1,12 +1,14 @@
 """Is a linear softmax model really free of saddles? Its certified index at a thousand random points.
 
-    python -m experiments.convex_softmax_regression
+    python -m experiments.convex_softmax_regression --quick  # 30 s
+    python -m experiments.convex_softmax_regression          # 3 min
 
 The Hessian of softmax regression is (1/n) Σ (diag p - p pᵀ) ⊗ x xᵀ: positive semidefinite everywhere, so the index is
 0 at any point; the class shift gives at least d + 1 flat directions (d inputs and the bias). Böhning (1992),
 "Multinomial logistic regression algorithm", bounds it by B = ½ (I - 11ᵀ/C) ⊗ XᵀX/n, with equality at W = 0 for two
-classes.
-Real data: digits, iris, wine. A few minutes on two cores; float64.
+classes. Real data: digits, iris, wine. float64.
+
+What comes out: index 0 at every one of 3,000 points, and Böhning's bound holds at all of them.
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ class Config:
     points: int = 1000
     scale: float = 1.0
     seed: int = 0
+
+
+QUICK = Config(points=50)
+TINY = Config(datasets=("iris", "wine"), points=20)
 
 
 def inputs_with_bias(examples: data.Dataset) -> np.ndarray:
@@ -79,30 +85,26 @@ def claims(results: xr.Dataset, config: Config) -> list[Claim]:
     made = []
     for name in config.datasets:
         here, d = results.sel(dataset=name), data.get(name).x[0].size
-        flat = int((here["final_null"] < d + 1).sum())
-        negative, lowest, room = (here[f"final_{n}"].to_numpy() for n in ("negative", "lowest", "room"))
+        flat, most = int(here["final_null"].min()), int(here["final_negative"].max())
+        lowest, room = float(here["final_lowest"].min()), float(here["final_room"].min())
         made += [
-            Claim(f"{name}: largest certified index", "convex", 0, int(negative.max()), 0),
-            Claim(f"{name}: eigenvalues below rounding", "convex", 0, int((lowest < -ROUNDING).sum()), 0),
-            Claim(f"{name}: points with fewer than d + 1 flat directions", "class shift", 0, flat, 0),
-            Claim(f"{name}: points beyond the bound", "Böhning 1992", 0, int((room < -ROUNDING).sum()), 0),
+            Claim(f"{name}: largest certified index", "convex", 0, most, 0),
+            Claim(f"{name}: lowest eigenvalue of H / ‖B‖", "convex, up to rounding", -ROUNDING, lowest, 0, "at least"),
+            Claim(f"{name}: fewest flat directions, d + 1", "class shift", d + 1, flat, 0, "at least"),
+            Claim(f"{name}: lowest eigenvalue of B - H / ‖B‖", "Böhning 1992", -ROUNDING, room, 0, "at least"),
         ]
-    ratio = two_classes_at_zero()
-    return [
-        *made,
-        Claim("two classes at W = 0: 1 + ‖H - B‖/‖B‖", "equality", 1.0, ratio, 1e-12),
-    ]
+    return [*made, Claim("two classes at W = 0: ‖H - B‖/‖B‖", "equality", 1e-12, two_classes_at_zero(), 0, "at most")]
 
 
 def two_classes_at_zero() -> float:
-    """1 plus the relative distance of H from B at W = 0 for the first two classes of iris."""
+    """The relative distance of H from B at W = 0 for the first two classes of iris."""
     whole = data.iris()
     two = whole.y < 2
     examples = data.Dataset(whole.x[two], whole.y[two], 2, "iris, two classes")
     made = regression(examples)
     matrix = np.asarray(curvature.hessian(made.loss, made.init(jax.random.key(0))))
     bound = bound_in_order_of_parameters(examples)
-    return 1.0 + float(np.linalg.norm(matrix - bound) / np.linalg.norm(bound))
+    return float(np.linalg.norm(matrix - bound) / np.linalg.norm(bound))
 
 
 def plot(results: xr.Dataset, config: Config, *, ax: Axes | None = None) -> Axes:

@@ -1,12 +1,14 @@
 """Training raises the sharpness until the optimizer is barely stable, and keeps it there.
 
-    python -m experiments.edge_of_stability
+    python -m experiments.edge_of_stability --quick  # 35 s
+    python -m experiments.edge_of_stability          # 1 min
 
 A small tanh net memorises shuffled labels of 200 handwritten digits with the full batch and squared error. Its
 sharpness λ_max(H) rises (progressive sharpening) up to where the linearised iteration loses its stability: 2/η for
-gradient descent, (2 + 2β)/η for heavy ball, (2 + 2β)/((1 + 2β) η) for Nesterov (Cohen et al. 2021). Expected: the
-median sharpness over the last quarter within 5 % of that, from well below it at the start. The learning rates put all
-three edges near 20. A minute on two cores; float32.
+gradient descent, (2 + 2β)/η for heavy ball, (2 + 2β)/((1 + 2β) η) for Nesterov (Cohen et al. 2021). The learning rates
+put all three edges near 20. float32.
+
+What comes out: the median sharpness over the last quarter is within 5 % of that, from well below it at the start.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ class Config:
     steps: int = 6000
     record_every: int = 100
     seed: int = 0
+
+
+QUICK = Config(inits=2, steps=4000)
+TINY = Config(learning_rates=(("nesterov", 0.068),), inits=1, steps=1600)
 
 
 def task(config: Config) -> Problem:
@@ -95,7 +101,7 @@ def claims(results: xr.Dataset, config: Config) -> list[Claim]:
         made.append(Claim(f"{name}: late sharpness over its edge", "Cohen et al. 2021", 1.0, measured, 0.05))
         start = float(results["sharpness"].sel(optimizer=name).isel(step=0).max()) / edge
         source = "progressive sharpening starts below"
-        made.append(Claim(f"{name}: sharpness at the start, at most 0.8 of it", source, 0.4, start, 1.0))
+        made.append(Claim(f"{name}: sharpness at the start over its edge", source, 0.8, start, 0, "at most"))
     return made
 
 

@@ -1,12 +1,14 @@
 """How long does a quadratic saddle hold each optimizer? Every law of the textbook saddle, over 10,000 starts.
 
-    python -m experiments.escape_law
+    python -m experiments.escape_law --quick  # 15 s
+    python -m experiments.escape_law          # 15 s
 
 Gradient descent from y₀ ~ N(0, σ² I) with k ways down leaves the radius R at T = ln(R/|y₀|) / ln(1 + ηλ): a law without
 a free number, for k = 1, 2, 10. Heavy ball, Nesterov, RMSProp on its floor and saddle-free Newton grow by factors in
 closed form. Adam takes about the same time from everywhere, at any curvature, RMSProp one that depends on where its ε
-stands. Expected: all of it, up to Adam's ε: from 1e-12 at λ = 0.01 the gradients are below it. Half a minute on two
-cores; float64.
+stands. float64.
+
+What comes out: all of these laws, for Adam as long as its ε is felt by no gradient; from 1e-12 at λ = 0.01 it is.
 """
 
 from __future__ import annotations
@@ -42,6 +44,10 @@ class Config:
     eps: float = 1e-8
     damping: float = 0.3
     seed: int = 0
+
+
+QUICK = Config()
+TINY = Config(ways_down=(2,), inits=4000, steps=260, starts=(1e-12, 1e-2), curvatures=(1e-3, 1.0))
 
 
 class Results(NamedTuple):
@@ -149,7 +155,7 @@ def claims(results: Results, config: Config) -> list[Claim]:
         made += [
             Claim(f"gd, k = {k}: mean steps", law, mean, float(np.mean(times)), 0.01),
             Claim(f"gd, k = {k}: standard deviation", law, spread, float(np.std(times)), 0.03),
-            Claim(f"gd, k = {k}: 1 + Kolmogorov's distance, p > .01", law, 1.0, 1 + float(distance), allowed),
+            Claim(f"gd, k = {k}: Kolmogorov's distance, p > .01", law, allowed, float(distance), 0, "at most"),
         ]
     g, small = 0.3 * config.eta, 0.3 * config.adaptive_eta
     factors = {
@@ -164,10 +170,10 @@ def claims(results: Results, config: Config) -> list[Claim]:
     adam, gradient = results.steps["adam"], np.outer(config.starts, config.curvatures)
     felt = adam[gradient > 10 * config.eps]
     least, most = theory.adam_escape_bounds(1.0, config.adaptive_eta)
-    middle, half = (most + least) / 2, (most - least) / (most + least)
     made += [
         Claim("adam: longest over shortest, gradients above ε", "sign-like", 1.0, float(felt.max() / felt.min()), 0.02),
-        Claim("adam: mean steps, R/(√3η) to R/η", "sign-like", middle, float(felt.mean()), half),
+        Claim("adam: fewest steps, R/(√3η)", "sign-like", least, float(felt.min()), 0, "at least"),
+        Claim("adam: most steps, R/η", "sign-like", most, float(felt.max()), 0, "at most"),
     ]
     # v remembers 9 steps: some 45 of the 1,000 steps in which the gradient outgrows its floor are saved
     for name, inside, tolerance in (("rmsprop, ε inside the root", True, 0.01), ("rmsprop, ε outside", False, 0.06)):

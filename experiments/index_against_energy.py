@@ -1,15 +1,18 @@
 """On a random surface, how many ways down has a critical point of a given height? The spherical p-spin model.
 
-    python -m experiments.index_against_energy
+    python -m experiments.index_against_energy --quick  # 70 s
+    python -m experiments.index_against_energy          # 2 min
 
 For p = 2 the critical points on the sphere are the ± eigenvectors of a random symmetric matrix, and the one of the k-th
 smallest eigenvalue has k - 1 ways down: eigenvector following, asked for each index, has to end at that eigenvalue.
 For p = 3 and n = 40 the share of ways down follows the semicircle law (``theory.p_spin_index``): high points have many,
 low ones none. 600 starts, for Newton's method and for eigenvector following at every index; what does not end critical
-is counted apart. About a minute on two cores; float64.
+is counted apart. float64.
 
 The surface is constant along rays; ½ (‖θ‖² - 1)² is added, which is zero at the points of the unit sphere that count,
 adds one way up there, and keeps searches from lowering the gradient by merely making θ longer.
+
+What comes out: every eigenvector is found at its index; the share of ways down is the semicircle law's within 0.02.
 """
 
 from __future__ import annotations
@@ -36,6 +39,10 @@ class Config:
     starts_each: int = 3  # for p = 2 and every index
     max_steps: int = 300
     seed: int = 0
+
+
+QUICK = Config(starts=240, starts_each=2)
+TINY = Config(n=8, starts=24, starts_each=3, max_steps=200)
 
 
 class Results(NamedTuple):
@@ -108,7 +115,7 @@ def claims(results: Results, config: Config) -> list[Claim]:
     return [
         Claim("p = 2: critical points whose index is not that of their eigenvalue", "linear algebra", 0, elsewhere, 0),
         Claim("p = 2: indices that no search found", "every eigenvector is one", 0, missing, 0),
-        Claim("p = 3: 1 + mean |α - semicircle law|", "Auffinger et al. 2013", 1.0, 1 + error, 0.02),
+        Claim("p = 3: mean |α - semicircle law|", "Auffinger et al. 2013", 0.02, error, 0, "at most"),
     ]
 
 

@@ -1,7 +1,8 @@
 """Do critical points of a high loss have more ways down? With and without the ends that are no critical points.
 
-    python -m experiments.index_against_loss
-    python -m experiments.index_against_loss free
+    python -m experiments.index_against_loss --quick  # 80 s
+    python -m experiments.index_against_loss          # 3 min
+    python -m experiments.index_against_loss --free   # 4 min
 
 Dauphin et al. (2014), "Identifying and attacking the saddle point problem in high-dimensional non-convex optimization",
 plot the share α of negative curvatures against the error: the higher, the more. Frye et al. (2021), "Critical
@@ -14,20 +15,19 @@ l2 = 0.01 on the weights, as without it critical points may lie at infinity. The
 with 0.001, tried first, few searches arrived. Starts at random at two scales and along runs of gradient descent;
 trust_region, newton_mr, and eigenvector following for five indices, so that the low ones are seen as well; there the
 index is sought and the loss found.
-Expected is a rank correlation above zero. Three minutes on two cores; float64. Needs the extra ``data``.
+Expected is a rank correlation above zero. float64. Needs the extra ``data``.
 
-What comes out: it holds, with the filter and without. 112 searches end in 52 different critical points, whose rank
-correlation is 0.97 (0.94 to 0.98); that of all ends is 0.96 (0.93 to 0.98). 25 ends are gradient-flat: 18 lie among the
-others, so here they do not make the figure, and 7 do not belong to it, at losses from 142 to 431 where eigenvector
+What comes out: they do, with the filter and without: the rank correlation of the 52 different critical points in which
+112 searches end is 0.97 (0.94 to 0.98), that of all ends 0.96 (0.93 to 0.98). 25 ends are gradient-flat: 18 lie among
+the others, so here they do not make the figure, and 7 do not belong to it, at losses from 142 to 431 where eigenvector
 following for index 35 has run uphill. Of trust_region's ends below ln 10 none is critical.
 
-With searches that are told no index, and a penalty stated before any run with it ("free"): of 72 ends 16 distinct ones
-are critical and 34 gradient-flat; the rank correlation is 0.96 over the former and 0.99 over all ends. Four minutes.
+``--free``: searches that are told no index, and a penalty stated before any run with it: of 72 ends 16 distinct ones
+are critical and 34 gradient-flat; the rank correlation is 0.96 over the former and 0.99 over all ends.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import jax
@@ -68,6 +68,11 @@ class Config:
     seed: int = 0
 
 
+QUICK = Config(per_class=20, per_scale=3, runs=1, methods=("newton_mr",), indices=(4, 20), steps=150)
+TINY = Config(
+    dataset="iris", per_class=20, hidden=2, l2=1e-3, per_scale=3, runs=1, times=(20, 100), methods=("newton_mr",),
+    indices=(1, 4), steps=100,
+)  # fmt: skip
 # Searches that are told no index, from more starts, at a penalty that was written down before any run with it.
 FREE = Config(l2=5e-3, per_scale=8, runs=4, times=(50, 100, 200, 800, 3200), indices=())
 
@@ -140,8 +145,8 @@ def correlation(loss: np.ndarray, share: np.ndarray) -> tuple[float, float, floa
         return (float("nan"),) * 3
 
     def rank(x: np.ndarray, y: np.ndarray) -> float:
-        constant = np.ptp(x) == 0 or np.ptp(y) == 0  # a resample may be: then there is no correlation
-        return 0.0 if constant else float(spearmanr(x, y).statistic)
+        constant = np.ptp(x) == 0 or np.ptp(y) == 0  # a resample may be: it counts against a correlation
+        return -1.0 if constant else float(spearmanr(x, y).statistic)
 
     low, high = bootstrap(
         (loss, share), rank, paired=True, vectorized=False, n_resamples=RESAMPLES, confidence_level=CONFIDENCE,
@@ -173,11 +178,11 @@ def claims(results: xr.Dataset, config: Config) -> list[Claim]:
     count = len(points(results, only_critical=True)[0])
     paper = "Dauphin et al. 2014"
     return [
-        Claim(f"{count} critical points: rank correlation {rho:.2f}, surely above 0", paper, 1, int(low > 0), 0),
+        Claim(f"{count} critical points: rank correlation {rho:.2f}, from", paper, 0, low, 0, "reported at least"),
         Claim(
-            f"{status.size} ends: rank correlation {everywhere:.2f}, surely above 0", paper, 1, int(low_of_all > 0), 0
+            f"{status.size} ends: rank correlation {everywhere:.2f}, from", paper, 0, low_of_all, 0, "reported at least"
         ),
-        Claim(f"gradient-flat ends occur: {flat} of {status.size}", "Frye et al. 2021", 1, int(flat > 0), 0),
+        Claim(f"gradient-flat ends, of {status.size}", "Frye et al. 2021", 1, flat, 0, "reported at least"),
         Claim("curvatures left undecided at the critical ones", "certificate", 0, unsure, 0),
     ]
 
@@ -225,6 +230,4 @@ def _scatter(ax: Axes, results: xr.Dataset, config: Config, *, only_critical: bo
 
 
 if __name__ == "__main__":
-    free = sys.argv[1:] == ["free"]
-    name = "index_against_loss_free" if free else "index_against_loss"
-    script.run(name, FREE if free else Config(), main, claims, plot, x64=True)
+    script.run("index_against_loss", Config(), main, claims, plot, x64=True)

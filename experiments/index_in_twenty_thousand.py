@@ -1,18 +1,22 @@
 """The lecture's 20,000 dimensions: how many ways down has a net of 19,960 parameters, on its way through training?
 
-    python -m experiments.index_in_twenty_thousand
+    python -m experiments.index_in_twenty_thousand --quick  # 25 s
+    python -m experiments.index_in_twenty_thousand          # 20 min
 
 A critical point with 20,000 independent coin-flip curvatures would be a minimum with chance 2^-20000. This counts them,
 with a certificate, for the net 64-266-10 on digits: at zero weights, where theory gives the index (266 · rank M; a
 hidden bias is one more input, so it changes M but not its rank here; the biases of the outputs add C - 1 ways up), and
-along a run of gradient descent from small weights. Two to four minutes and 9 GiB for each point on two cores; float64.
-Finished points are kept in results/index_in_twenty_thousand.json: run it again to resume.
+along a run of gradient descent from small weights. 9 GiB; float64. Finished points are kept in results/: run it again
+to resume.
+
+What comes out: 2,394 = 266 · 9 ways down at zero weights, with and without biases, none of 19,960 curvatures undecided.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -26,7 +30,6 @@ from experiments.claim import Claim
 from jaxsoft import curvature, data, models, optimizers, problem, style, sweep, theory, train
 from jaxsoft.problem import Params, Problem
 
-KEPT = Path("results/index_in_twenty_thousand.json")
 Point = dict[str, float]
 
 
@@ -38,6 +41,10 @@ class Config:
     scale: float = 0.01
     steps: tuple[int, ...] = (0, 20, 40, 80, 2000)
     seed: int = 0
+
+
+QUICK = Config(hidden=32, steps=(0, 40, 2000))
+TINY = Config(dataset="iris", hidden=4, learning_rate=0.1, steps=(0, 30))
 
 
 def net(config: Config, **options) -> Problem:
@@ -69,10 +76,10 @@ def measure(made: Problem, params: Params) -> Point:
 
 def main(config: Config = Config(), *, progress: bool = False, kept: Path | None = None) -> dict[str, Point]:
     """Certified counts at zero weights without and with biases, and at the chosen steps: by name of the point."""
-    kept = KEPT if progress else kept
+    kept = Path(f"results/index_in_twenty_thousand_{config.hidden}.json") if progress else kept
     stored = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
-    same = json.loads(json.dumps(asdict(config)))
-    results: dict[str, Point] = stored["points"] if stored.get("config") == same else {}
+    identity = script.identity(sys.modules[__name__], config)
+    results: dict[str, Point] = stored["points"] if stored.get("identity") == identity else {}
     bare, whole = net(config, init="zeros", bias=False), net(config, init="zeros")
     todo = [("zero, no biases", bare, None), ("zero", whole, None), *((f"step {s}", whole, s) for s in config.steps)]
     run = along_a_run(config) if any(name not in results for name, _, s in todo if s is not None) else {}
@@ -81,7 +88,7 @@ def main(config: Config = Config(), *, progress: bool = False, kept: Path | None
             results[name] = measure(made, made.init(jax.random.key(0)) if step is None else run[step])
             if kept is not None:
                 kept.parent.mkdir(exist_ok=True)
-                kept.write_text(json.dumps({"config": same, "points": results}, indent=1))
+                kept.write_text(json.dumps({"identity": identity, "points": results}, indent=1))
         if progress:
             p = results[name]
             print(

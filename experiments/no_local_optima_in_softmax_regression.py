@@ -1,6 +1,7 @@
 """Has softmax regression a second minimum, or none at all? A thousand searches from far and near, with three methods.
 
-    python -m experiments.no_local_optima_in_softmax_regression
+    python -m experiments.no_local_optima_in_softmax_regression --quick  # 70 s
+    python -m experiments.no_local_optima_in_softmax_regression          # 2 min
 
 The loss is convex, so with a penalty on the weights there is one critical point, up to the shift of all biases by the
 same number. Two ends with ‖∇L‖ <= ε are then at most 2 ε / λ apart, λ the smallest curvature but for that flat
@@ -13,10 +14,11 @@ the margin γ of the inputs (and a 1 for the bias) and u the difference of the t
     loss >= ln(1 + exp(-γ ‖u‖)) / n,
 
 which vanishes only at infinity (Soudry et al. 2018, "The implicit bias of gradient descent on separable data"). So no
-search should end critical, and every one on its way to infinity. A minute on two cores; float64.
+search should end critical, and every one on its way to infinity. float64.
 
-What comes out: all of it, for a thousand starts of each method. A thousand of a thousand separable searches are told to
-be on the way to infinity, also where every softmax is saturated and the Hessian is 1e-9 of the gradient or less.
+What comes out: with the penalty one minimum from each of a thousand starts by each method, without it none. A thousand
+of a thousand separable searches are told to be on the way to infinity, also where every softmax is saturated and the
+Hessian is 1e-9 of the gradient or less.
 """
 
 from __future__ import annotations
@@ -50,6 +52,10 @@ class Config:
     l2: float = 1e-3
     pair: tuple[int, int] = (0, 1)  # setosa and versicolor
     seed: int = 0
+
+
+QUICK = Config(starts=100)
+TINY = Config(methods=("saddle_free",), scales=(0.01, 1.0), starts=12)
 
 
 class Results(NamedTuple):
@@ -153,7 +159,7 @@ def claims(results: Results, config: Config) -> list[Claim]:
             Claim(f"l2: ends without exactly one flat direction, {name}", "class shift", 0, int((flat != 1).sum()), 0),
         ]
     made += [
-        Claim("l2: 1 + spread of the loss of all ends", "one minimum", 1.0, 1.0 + float(np.ptp(loss)), 1e-10),
+        Claim("l2: spread of the loss of all ends", "one minimum", 1e-10, float(np.ptp(loss)), 0, "at most"),
         Claim("l2: ends further apart than 2 ε / λ", "one minimum", 0, away, 0),
     ]
     examples = pair_of(config)

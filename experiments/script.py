@@ -1,19 +1,102 @@
-"""What every experiment does as a script: run, print its claims, save its picture."""
+"""What every experiment does as a script: run, print its claims, save them and its picture.
+
+    python -m experiments.NAME [--quick] [--out FOLDER]
+
+Every ``Config`` that the module names in capitals is a setting: ``QUICK`` is run by ``--quick``. A setting's files are
+``NAME.png`` and ``NAME.claims.json``, or ``NAME_quick.png`` and so on.
+"""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
+import math
 import os
+import platform
+import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, NoReturn, TypeVar
 
 import jax
 from matplotlib.axes import Axes
 
+import jaxsoft
 from experiments.claim import Claim, show
 
 Config = TypeVar("Config")
 Results = TypeVar("Results")
+FULL = "full"
+NUMBERS = ("expected", "measured", "tolerance")
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for a mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+def folder(text: str) -> Path:
+    """An argument's folder, made if it is not there."""
+    try:
+        Path(text).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected a folder that can be written, got {text}: {error.strerror}"
+        ) from error
+    return Path(text)
+
+
+def settings(module: ModuleType) -> dict[str, Any]:
+    """The configurations of an experiment by name: ``full``, and those that it names in capitals."""
+    kind = module.Config
+    named = {name.lower(): value for name, value in vars(module).items() if name.isupper() and isinstance(value, kind)}
+    return {FULL: kind(), **named}
+
+
+def stem(name: str, setting: str) -> str:
+    return name if setting == FULL else f"{name}_{setting}"
+
+
+def identity(module: ModuleType, config: object) -> dict[str, str]:
+    """What a result depends on: the source of jaxsoft and of the experiment, its configuration, Python and jax.
+
+    The experiment is its module, and every module of ``experiments`` from which it takes something.
+    """
+    taken = (getattr(value, "__module__", getattr(value, "__name__", "")) for value in vars(module).values())
+    used = [module, *(sys.modules[name] for name in sorted({str(t) for t in taken}) if name.startswith("experiments."))]
+    files = {*(Path(str(m.__file__)) for m in used), *Path(jaxsoft.__path__[0]).rglob("*.py")}
+    digests = sorted(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    versions = {"python": platform.python_version(), "jax": jax.__version__}
+    return {"code": hashlib.sha256(b"".join(digests)).hexdigest()[:16], "config": repr(config), **versions}
+
+
+def write(path: Path, content: bytes) -> None:
+    """The file whole, or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def as_json(claim: Claim) -> dict[str, object]:
+    """All fields and the verdict; JSON has no NaN and no infinity, so these are texts."""
+
+    def number(value: Any) -> float | str:
+        return float(value) if math.isfinite(value) else str(value)
+
+    fields = {name: number(value) if name in NUMBERS else value for name, value in asdict(claim).items()}
+    return {**fields, "passed": claim.passed, "verdict": claim.verdict}
+
+
+def from_json(row: dict[str, Any]) -> Claim:
+    """The claim of ``as_json``; its verdict is computed anew."""
+    expected, measured, tolerance = (float(row[name]) for name in NUMBERS)
+    return Claim(row["name"], row["source"], expected, measured, tolerance, row["kind"])
 
 
 def run(
@@ -25,14 +108,32 @@ def run(
     *,
     x64: bool = False,
 ) -> None:
-    """Run ``main(config, progress=True)`` on all cores; the picture goes to ``results/name.png``."""
+    """Run ``main(config, progress=True)`` on all cores, in the setting that the command line names, ``config`` if none.
+
+    The picture and the claims go to the folder ``--out``. A wrong option ends with one line and exit code 2.
+    """
+    began = time.monotonic()
+    module = sys.modules[main.__module__]
+    parser = Parser(prog=f"python -m experiments.{name}", description=(module.__doc__ or "").partition("\n")[0])
+    chosen = parser.add_mutually_exclusive_group()
+    for setting in settings(module):
+        if setting != FULL:
+            about = f"run the configuration {setting.upper()}"
+            chosen.add_argument(f"--{setting}", dest="setting", action="store_const", const=setting, help=about)
+    parser.add_argument("--out", type=folder, default="results", help="folder for the picture and the claims")
+    options = parser.parse_args()
+    setting = options.setting or FULL
+    config = config if setting == FULL else settings(module)[setting]
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     jax.config.update("jax_enable_x64", x64)
+    identified = identity(module, config)
     results = main(config, progress=True)
-    show(claims(results, config))
-    target = Path("results") / f"{name}.png"
-    target.parent.mkdir(exist_ok=True)
+    made = claims(results, config)
+    show(made)
+    target = options.out / f"{stem(name, setting)}.png"
     figure = plot(results, config).get_figure(root=True)
     assert figure is not None
     figure.savefig(target, dpi=150)
     print(target)
+    kept = {"identity": identified, "seconds": time.monotonic() - began, "claims": [*map(as_json, made)]}
+    write(target.with_suffix(".claims.json"), json.dumps(kept, indent=1, ensure_ascii=False).encode())

@@ -1,6 +1,7 @@
 """How many of the critical points that searches find are minima, from 10 to 2,550 parameters?
 
-    python -m experiments.share_of_minima
+    python -m experiments.share_of_minima --quick  # 2 min
+    python -m experiments.share_of_minima          # 30 min
 
 The lecture's picture: every one of the n curvatures at a critical point is a coin flip, so that it is a minimum with
 the chance 2^-n, and almost every point of zero gradient is a saddle. If the Hessian were a symmetric Gaussian matrix,
@@ -18,7 +19,7 @@ random weights at several scales; points along runs of heavy ball, which lead do
 saddles, moved by a random step: zero weights, the ends of runs with idle units, and what the other two kinds have
 found. The intervals treat distinct points as independent draws, which they are not quite. That a minimum is found at
 all refutes independent signs; that its share falls as n grows is the lecture's claim, asked of each kind and of all.
-Half an hour on one core; float64.
+float64.
 
 What comes out: a minimum at every size, with 2,550 parameters 2 of the 5 points found, where coins would allow one in
 10^768. From random weights and from saddles the lecture is right: no minimum from n = 24 on. From points along runs it
@@ -71,6 +72,10 @@ class Config:
     apart: tuple[float, ...] = (0.03, 0.3)  # from a saddle, relative to 1 + ‖θ‖
     steps: int = 100
     seed: int = 0
+
+
+QUICK = Config(nets=((2, 2, 2, 24), (4, 3, 3, 16), (8, 6, 5, 12)), times=(100, 1000, 5000))
+TINY = Config(nets=((2, 2, 2, 8),), examples=100, scales=(0.3, 3.0), times=(20, 1000), apart=(0.1,), steps=50)
 
 
 def examples(net: tuple[int, int, int, int], config: Config) -> data.Dataset:
@@ -233,8 +238,8 @@ def claims(results: xr.Dataset, config: Config) -> list[Claim]:
         name = kinds[0] if len(kinds) == 1 else "all"
         made.append(
             Claim(
-                f"{name}: the share falls with n: rank correlation {tau:.2f} (p = {p:.1g}), surely below 0",
-                "the lecture", 1, int(p < 1 - CONFIDENCE), 0,
+                f"{name}: the share falls with n (rank correlation {tau:.2f}): p-value",
+                "the lecture", 1 - CONFIDENCE, float(p), 0, "reported at most",
             )
         )  # fmt: skip
     return made

@@ -45,7 +45,7 @@ th, td {{ padding: 0.25rem 1rem 0.25rem 0; vertical-align: bottom; border-bottom
 th, td {{ text-align: left; }}
 .numbers td, .numbers thead th:not(:first-child) {{ text-align: right; }}
 .facts {{ font-size: 0.9rem; }}
-.facts td {{ overflow-wrap: anywhere; }}
+.facts th, .facts td {{ vertical-align: baseline; overflow-wrap: anywhere; }}
 </style>
 </head>
 <body>
@@ -81,26 +81,20 @@ def build(ds: xr.Dataset, by: str | None, table: Table, pictures: Sequence[Pictu
     sizes = " × ".join(f"{dim} ({ds.sizes[dim]:,})" for dim in ds["committed"].dims) or "1 run"
     done, planned = int(ds["committed"].sum()), ds["committed"].size
     others = [str(dim) for dim in ds["committed"].dims if dim != by]
-    pooled = f" A row or a curve takes all values of {_text(' and '.join(others))} together." if others[1:] else ""
+    pooled = f" A row or a curve takes all values of {escape(' and '.join(others))} together." if others[1:] else ""
     left = f" {planned - done:,} runs were not reached yet and are left out everywhere." if done < planned else ""
     parts = [
         f"<h1>{done:,} training run{'s' if done != 1 else ''}</h1>",
-        f"<p>Planned: {_text(sizes)}, at most {int(ds['step'][-1]):,} steps each.{pooled}{left}</p>",
+        f"<p>Planned: {escape(sizes)}, at most {int(ds['step'][-1]):,} steps each.{pooled}{left}</p>",
         *_about_plateau(ds),
-        _html_table(table),
+        html_table(table),
     ]
-    for p in pictures:
-        image = base64.b64encode(p.svg).decode()
-        parts.append(
-            f'<figure id="{p.name}"><h2>{_text(p.title)}</h2>'
-            f'<img src="data:image/svg+xml;base64,{image}" alt="{_text(f"{p.title}. {p.caption}")}">'
-            f"<figcaption>{_text(p.caption)}</figcaption></figure>"
-        )
-    parts += ["<h2>How the runs ended</h2>", _html_table(_endings(ds, by))]
+    parts += [html_figure(p.name, p.title, p.caption, p.svg, "svg+xml") for p in pictures]
+    parts += ["<h2>How the runs ended</h2>", html_table(_endings(ds, by))]
     told = dict(_facts({key: value for key, value in ds.attrs.items() if key not in UNTOLD}))
     twice = {key for key in told if key.startswith("config.") and told.get(key.removeprefix("config.")) == told[key]}
     facts = [[key, value] for key, value in told.items() if key not in twice]
-    parts += ["<h2>Where the numbers come from</h2>", _html_table(Table(["attribute", "value"], facts, ""), "facts")]
+    parts += ["<h2>Where the numbers come from</h2>", html_table(Table(["attribute", "value"], facts, ""), "facts")]
     return PAGE.format(title=f"jaxsoft: {done:,} training runs", body="\n".join(parts))
 
 
@@ -155,17 +149,28 @@ def _opened(attribute: object) -> object:
         return attribute
 
 
-def _text(value: str) -> str:
+def escape(value: str) -> str:
+    """The text as HTML shows it."""
     return html.escape(value, quote=True)
 
 
-def _html_table(table: Table, kind: str = "numbers") -> str:
-    heads = "".join(f'<th scope="col">{_text(head)}</th>' for head in table.heads)
+def html_figure(name: str, title: str, caption: str, image: bytes, kind: str) -> str:
+    """A heading, the image inlined, and its caption; kind: ``png`` or ``svg+xml``."""
+    return (
+        f'<figure id="{name}"><h2>{escape(title)}</h2>'
+        f'<img src="data:image/{kind};base64,{base64.b64encode(image).decode()}" '
+        f'alt="{escape(f"{title}. {caption}")}"><figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def html_table(table: Table, kind: str = "numbers") -> str:
+    """The table, as wide as the page lets it be; kind: ``numbers``, or ``facts`` for words."""
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in table.heads)
     lines = [
-        f'<tr><th scope="row">{_text(first)}</th>' + "".join(f"<td>{_text(cell)}</td>" for cell in rest) + "</tr>"
+        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
         for first, *rest in table.lines
     ]
-    below = f"<caption>{_text(table.caption)}</caption>" if table.caption else ""
+    below = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     return (
         f'<div class="wide"><table class="{kind}">{below}<thead><tr>{heads}</tr></thead>\n'
         "<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div>"
