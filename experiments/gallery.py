@@ -61,4 +61,4 @@ def _table(claims: Sequence[Claim]) -> str:
         return text.replace(" ", "\N{NO-BREAK SPACE}")
 
     rows = [[c.name, c.source, whole(c.wanted), f"{c.measured:.6g}", whole(c.verdict)] for c in claims]
-    return html_table(Table(["claim", "source", "expected", "measured", "verdict"], rows, ""), "facts")
+    return html_table(Table(["claim", "source", "expected", "measured", "verdict"], rows, ""), "claims")

@@ -1,6 +1,6 @@
 """Do critical points of a high loss have more ways down? With and without the ends that are no critical points.
 
-    python -m experiments.index_against_loss --quick  # 80 s
+    python -m experiments.index_against_loss --quick  # 2 min
     python -m experiments.index_against_loss          # 3 min
     python -m experiments.index_against_loss --free   # 4 min
 

@@ -44,8 +44,9 @@ table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabula
 th, td {{ padding: 0.25rem 1rem 0.25rem 0; vertical-align: bottom; border-bottom: 1px solid #ddd; }}
 th, td {{ text-align: left; }}
 .numbers td, .numbers thead th:not(:first-child) {{ text-align: right; }}
-.facts {{ font-size: 0.9rem; }}
-.facts th, .facts td {{ vertical-align: baseline; overflow-wrap: anywhere; }}
+.facts, .claims {{ font-size: 0.9rem; }}
+.facts td {{ overflow-wrap: anywhere; }}
+.claims th, .claims td {{ vertical-align: baseline; }}
 </style>
 </head>
 <body>
@@ -164,7 +165,7 @@ def html_figure(name: str, title: str, caption: str, image: bytes, kind: str) ->
 
 
 def html_table(table: Table, kind: str = "numbers") -> str:
-    """The table, as wide as the page lets it be; kind: ``numbers``, or ``facts`` for words."""
+    """The table, as wide as the page lets it be; kind: ``numbers``, ``facts`` or ``claims``."""
     heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in table.heads)
     lines = [
         f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
