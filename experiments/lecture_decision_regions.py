@@ -142,11 +142,12 @@ def claims(results: dict[tuple[int, bool], Trained], config: Config) -> list[Cla
         about = f"C = {classes}, no hidden layer"
         made += [
             Claim(
-                f"{about}: 1 + bend of {len(linear.boundaries)} boundaries",
+                f"{about}: bend of {len(linear.boundaries)} boundaries",
                 "z_a - z_b is linear",
-                1.0,
-                1 + most,
                 STRAIGHT,
+                most,
+                0,
+                "at most",
             ),
             Claim(f"{about}: midpoints outside of their class", "regions are convex", 0, linear.dented, 0),
             Claim(

@@ -102,16 +102,16 @@ def main(config: Config = Config(), *, progress: bool = False) -> Results:
 
 def claims(results: Results, config: Config) -> list[Claim]:
     eps = float(np.finfo(float).eps)
-    made = [Claim("softmax(z)₁ over σ(z₁ - z₂), random z", "C = 2", 1.0, 1 + results.off, 8 * eps)]
+    made = [Claim("softmax(z)₁ / σ(z₁ - z₂) - 1, random z", "C = 2", 8 * eps, results.off, 0, "at most")]
     for name, fit in results.fits.items():
         ours, theirs = centred(fit.weights), centred(fit.oracle)
         if len(ours) == 2:
             opposite = float(abs(fit.weights[:, :-1].sum(axis=0)).max())
-            made.append(Claim(f"{name}: 1 + largest |w₁ + w₂|", "least penalty", 1.0, 1 + opposite, 1e-9))
+            made.append(Claim(f"{name}: largest |w₁ + w₂|", "least penalty", 1e-9, opposite, 0, "at most"))
         for claim, a, b in (("weights", ours, theirs), ("probabilities", fit.y_hat, fit.oracle_y_hat)):
             far = float(np.linalg.norm(a - b) / np.linalg.norm(b))
             made.append(
-                Claim(f"{name}: 1 + distance of the {claim} from scikit-learn's", "one minimum", 1.0, 1 + far, 1e-7)
+                Claim(f"{name}: distance of the {claim} from scikit-learn's", "one minimum", 1e-7, far, 0, "at most")
             )
     return made
 

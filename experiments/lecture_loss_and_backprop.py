@@ -208,23 +208,25 @@ def claims(results: Results, config: Config) -> list[Claim]:
     by_ear = np.subtract(lecture.Y_HAT, lecture.Y)
     made = [
         Claim("loss of the example", "-log ŷ₂", -np.log(lecture.Y_HAT[true]), float(results.loss[0]), 4 * eps),
-        Claim("loss over -log ŷ₂, at every step: the furthest from 1", "only the true class's term remains", 1.0,
-            1 + float(abs(results.loss / -np.log(results.y_hat[:, true]) - 1).max()), 1e-13),
+        Claim("loss over -log ŷ₂, less 1, at every step", "only the true class's term remains", 1e-13,
+            float(abs(results.loss / -np.log(results.y_hat[:, true]) - 1).max()), 0, "at most"),
         Claim("share of the steps that raise ŷ₂", "z₂ rises, the others fall", 1.0, rises, 0),
         Claim("cost of the data set over the mean of its losses", "the definition", 1.0,
             results.cost[0] / results.cost[1], n * eps),
     ]  # fmt: skip
     for name, dz in zip(("ŷ - y", "jax.grad"), results.dz, strict=True):
-        far = 1 + float(abs(dz - by_ear).max())
-        made.append(Claim(f"dz by {name}: 1 + distance from (.3, -.8, .1, .4)", "ŷ - y", 1.0, far, 8 * eps))
+        far = float(abs(dz - by_ear).max())
+        made.append(Claim(f"dz by {name}: distance from (.3, -.8, .1, .4)", "ŷ - y", 8 * eps, far, 0, "at most"))
     for name, far in results.gradients.items():
-        worst = 1 + float((far / np.array(config.depths)).max())
-        about = f"{name}: 1 + distance from backpropagation by hand, per layer"
-        made.append(Claim(about, "the chain rule", 1.0, worst, n * eps))
+        worst = float((far / np.array(config.depths)).max())
+        about = f"{name}: distance from backpropagation by hand, per layer"
+        made.append(Claim(about, "the chain rule", n * eps, worst, 0, "at most"))
     hand, *others = results.training.items()
     for name, cost in others:
-        far = 1 + float(abs(cost / hand[1] - 1).max())
-        made.append(Claim(f"{name}: cost along the run over that {hand[0]}", "the chain rule", 1.0, far, 1e-9))
+        far = float(abs(cost / hand[1] - 1).max())
+        made.append(
+            Claim(f"{name}: cost along the run over that {hand[0]}, less 1", "the chain rule", 1e-9, far, 0, "at most")
+        )
     return made
 
 

@@ -89,8 +89,8 @@ def claims(results: Results, config: Config) -> list[Claim]:
         made.insert(2, Claim("2. Σ e^z, one decimal", board, TOTAL, round(float(total), 1), 1e-12))
     eps = float(np.finfo(float).eps)
     for classes, off in results.off_one.items():
-        about = f"C = {classes}: Σ ŷ of {config.vectors} random z"
-        made.append(Claim(about, "probabilities", 1.0, 1 + off, classes * eps))
+        about = f"C = {classes}: |Σ ŷ - 1| of {config.vectors} random z"
+        made.append(Claim(about, "probabilities", classes * eps, off, 0, "at most"))
     apart, hard = ~np.eye(c, dtype=bool), np.eye(c)[z.argmax()]
     exact = np.diag(divided) - np.outer(divided, divided)
     full, lonely = (int((matrix[apart] != 0).sum()) for matrix in (results.vector, results.elementwise))
@@ -105,11 +105,9 @@ def claims(results: Results, config: Config) -> list[Claim]:
         *made,
         Claim("softmax: derivatives off the diagonal, not 0", "a vector to a vector", c * (c - 1), full, 0),
         Claim("sigmoid: derivatives off the diagonal, not 0", "each number by itself", 0, lonely, 0),
-        Claim("softmax: 1 + distance of J from diag(ŷ) - ŷ ŷᵀ", "quotient rule", 1.0, 1 + off_exact, 4 * eps),
+        Claim("softmax: distance of J from diag(ŷ) - ŷ ŷᵀ", "quotient rule", 4 * eps, off_exact, 0, "at most"),
         Claim("softmax: rank of J", "z + a changes nothing", c - 1, rank, 0),
-        Claim(
-            "T → 0: 1 + distance from the hard max", "(C - 1) e^{-Δ/T}", 1.0, 1 + far, c * np.exp(-lead / config.cold)
-        ),
+        Claim("T → 0: distance from the hard max", "C e^{-Δ/T}", c * np.exp(-lead / config.cold), far, 0, "at most"),
         Claim("T → 0: rate of its decay in 1/T", "Δ, the lead of the largest z", -lead, rate, 1e-4),
         Claim("T → ∞: largest ŷ", "1/C", 1 / c, largest, 2 * np.ptp(z) / config.hot),
     ]

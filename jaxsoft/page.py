@@ -47,6 +47,7 @@ th, td {{ text-align: left; }}
 .facts, .claims {{ font-size: 0.9rem; }}
 .facts td {{ overflow-wrap: anywhere; }}
 .claims th, .claims td {{ vertical-align: baseline; }}
+.claims thead th {{ white-space: nowrap; }}
 </style>
 </head>
 <body>
