@@ -7,8 +7,9 @@ with a certificate, for the net 64-266-10 on digits: at zero weights, where theo
 hidden bias is one more input, so it changes M but not its rank here; the biases of the outputs add C - 1 ways up), and
 along a run of gradient descent from small weights. There theory bounds it: the loss is convex in the last layer, so
 that at least C (h + 1) of the P directions do not lead down, and neither do the h weights of an input that is always
-zero; these, and the h + 1 shifts of all classes alike, are the directions known to be flat. Two to four minutes and 9 GiB for each point on two cores; float64.
-Finished points are kept in results/index_in_twenty_thousand.json: run it again to resume.
+zero; these, and the h + 1 shifts of all classes alike, are the directions known to be flat. Two to four minutes and
+9 GiB for each point on two cores; float64. Finished points are kept in results/index_in_twenty_thousand.json: run it
+again to resume.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ METHODS = ("auto", "ldl", "tridiagonal", "lanczos")
 # Up to so many parameters the tridiagonal form is as quick as the factorisations, which always take float64.
 TRIDIAGONAL_SIZE = {"float32": 64, "float64": 256}
 LANCZOS_WIDTH, LANCZOS_BLOCKS = 16, 20
-INDEPENDENT = 1e-3  # null directions with a smaller singular value count as dependent, and where rounding takes half a band
+# Null directions with a smaller singular value, or one where rounding takes half the band, count as dependent.
+INDEPENDENT = 1e-3
 
 
 @functools.partial(
@@ -101,9 +102,9 @@ def inertia(
     Args:
         loss: ``loss(params) -> scalar``.
         params: a pytree of floats.
-        band: > 0, in the units of H; √ε ‖H‖ by default (1.5e-8 ‖H‖ in float64, 3.5e-4 ‖H‖ in float32), with the ε of the
-            least precise of the types of the parameters and of the loss. A cast to less inside the loss is not seen:
-            there the band has to be given.
+        band: > 0, in the units of H; √ε ‖H‖ by default (1.5e-8 ‖H‖ in float64, 3.5e-4 ‖H‖ in float32), with the ε of
+            the least precise of the types of the parameters and of the loss. A cast to less inside the loss is not
+            seen: there the band has to be given.
         method: "ldl", two to four factorisations by LAPACK, more where one is worse than usual, not under jit or vmap;
             "tridiagonal", Sturm counts of the similar tridiagonal matrix, also there; "lanczos", from products alone:
             lower bounds. "auto" takes the first of these that the place allows and that fits into memory.
@@ -231,7 +232,7 @@ def _known_null(
     length = lengths(null)
     unit = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)[None]
     _, sines, mix = jnp.linalg.svd(jnp.where(dead[:, None], 0, null * unit), full_matrices=False)
-    rounding = np.sqrt(len(sines)) * rounding
+    rounding = np.sqrt(null.shape[1]) * rounding
     independent = sines > jnp.maximum(INDEPENDENT, 2 * rounding / band)
     scaled = (image * unit) @ mix.T * jnp.where(independent, 1 / jnp.where(independent, sines, 1), 0)[None]
     limit = band - rounding / jnp.min(jnp.where(independent, sines, 1), initial=1)

@@ -217,7 +217,8 @@ def flat_directions(layers: Sequence[Layer], units: str) -> jax.Array:
     The class shift, in + 1 of them: one vector added to every class of the last layer, exact at any point, as
     softmax(z + c 1) = softmax(z). And where ``units`` (of a ``Symmetry``) are "positive": each hidden unit's incoming
     weights up, its outgoing ones down by the same factor; where "linear": W_l → X W_l, W_{l+1} → W_{l+1} X⁻¹ for any X,
-    or only for a diagonal X where these would be more than P directions. Along these the loss is constant, on a curve, so that the Hessian vanishes there at critical points, and only there.
+    or only for a diagonal X where these would be more than P directions. Along these the loss is constant, on a curve,
+    so that the Hessian vanishes there at critical points, and only there.
     """
     zeros = [jax.tree.map(jnp.zeros_like, (layer.weight, layer.bias)) for layer in layers]
 

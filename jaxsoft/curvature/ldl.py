@@ -1,4 +1,4 @@
-"""How many eigenvalues of a symmetric matrix lie below a number, by L D Lᵀ of LAPACK, and how far rounding can move it."""
+"""How many eigenvalues of a symmetric matrix lie below a number, by L D Lᵀ, and what rounding can change of it."""
 
 from __future__ import annotations
 
