@@ -114,8 +114,10 @@ def largest(made: Problem, ds: xr.Dataset, count: int) -> np.ndarray:
 
 
 def outliers(values: np.ndarray) -> int:
-    """Where the ratio of an eigenvalue to the next is largest."""
-    return 1 + int(np.argmax(values[:-1] / values[1:]))
+    """How many of the largest eigenvalues, descending, come before the largest ratio of one to the next; of the
+    positive ones only, as a ratio says nothing further down."""
+    positive = values[values > 0]
+    return 1 + int(np.argmax(positive[:-1] / positive[1:])) if len(positive) > 1 else len(positive)
 
 
 def late(results: Results, batch: str) -> float:

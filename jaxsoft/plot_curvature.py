@@ -21,8 +21,10 @@ def plot_spectrum(eigenvalues: npt.ArrayLike, found: Inertia, *, outliers: int =
 
     Bars left of the band are the ways down. The band is shaded, with the number of eigenvalues inside it and how many
     of these are flat by symmetry; the ``outliers`` largest are marked one by one. Raises ValueError where the number of
-    eigenvalues is not that of ``found``, or one is not finite.
+    eigenvalues is not that of ``found``, one is not finite, or ``found`` is of many points.
     """
+    if np.ndim(found.negative):
+        raise ValueError(f"found: expected the certificate of one point, got {np.size(found.negative)}")
     values = np.sort(np.asarray(eigenvalues, np.float64))
     counted = sum(int(n) for n in (found.negative, found.zero, found.positive, found.undecided, found.null))
     if values.shape != (counted,) or not np.isfinite(values).all():
@@ -37,9 +39,10 @@ def plot_spectrum(eigenvalues: npt.ArrayLike, found: Inertia, *, outliers: int =
     edges = np.concatenate([-sides[::-1], sides])
     counts, _ = np.histogram(values, edges)
     middle = len(sides) - 1
+    least = "at least " if found.method == "lanczos" else ""
     sides_of = [
-        (f"down: index {int(found.negative)}", slice(0, middle), style.style(1).color),
-        (f"up: {int(found.positive)}", slice(middle + 1, None), "0.6"),
+        (f"down: index {least}{int(found.negative)}", slice(0, middle), style.style(1).color),
+        (f"up: {least}{int(found.positive)}", slice(middle + 1, None), "0.6"),
     ]
     left, widths = edges[:-1], np.diff(edges)
     for label, part, color in sides_of:

@@ -81,6 +81,8 @@ def test_softmax_regression_has_index_zero_and_keeps_its_bound(x64, monkeypatch)
     results = convex_softmax_regression.main(config)
     assert all(verdicts(convex_softmax_regression, config, results))
     assert convex_softmax_regression.plot(results, config).get_xlabel()
+    nothing = results.assign(final_undecided=results["final_undecided"] + results["final_positive"])
+    assert not all(verdicts(convex_softmax_regression, config, nothing))  # an empty certificate is no proof
     right = theory.bohning_bound
     monkeypatch.setattr(theory, "bohning_bound", lambda *a: 0.1 * right(*a))  # a bound that is too small
     results = convex_softmax_regression.main(config)
@@ -118,6 +120,9 @@ def test_the_index_of_a_wide_net_at_a_small_width_resumes(x64, tmp_path, monkeyp
     results = index_in_twenty_thousand.main(config, kept=kept)
     assert all(verdicts(index_in_twenty_thousand, config, results))
     assert index_in_twenty_thousand.plot(results, config).get_xlabel()
+    for name, wrong in [("negative", 21), ("null", 4), ("undecided", 1)]:  # h (d + 1) = 20 ways down at most
+        spoilt = results | {"step 30": results["step 30"] | {name: wrong}}
+        assert not all(verdicts(index_in_twenty_thousand, config, spoilt))
     monkeypatch.setattr(index_in_twenty_thousand, "measure", None)  # nothing is measured again
     assert index_in_twenty_thousand.main(config, kept=kept) == results
     with pytest.raises(TypeError):
@@ -132,6 +137,8 @@ def test_outliers_and_overlap_at_a_small_size(x64):
     assert 0 <= bulk_and_outliers.late(results, "8") <= 1
     assert bulk_and_outliers.plot(results, config).get_xlabel()
     assert bulk_and_outliers.outliers(np.array([9.0, 8.0, 1.0, 0.9])) == 2
+    assert bulk_and_outliers.outliers(np.array([9.0, 8.0, 1.0, 0.9, 0.0, -1e-9])) == 2
+    assert bulk_and_outliers.outliers(np.array([-1.0, -2.0])) == 0
 
 
 def test_softmax_regression_has_one_minimum_or_none(x64, quick_compilation):

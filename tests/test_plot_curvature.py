@@ -37,6 +37,15 @@ def test_the_bars_of_the_histogram_add_up_to_the_certified_counts(found):
     assert ax.get_ylabel()
 
 
+def test_lower_bounds_are_called_so(x64):
+    found = curvature.inertia(bowl, jnp.zeros(10), band=1e-3, method="lanczos")
+    names = [text.get_text() for text in plot_spectrum(VALUES, found).get_legend().get_texts()]
+    assert f"down: index at least {found.negative}" in names
+    many = jax.tree.map(lambda x: jnp.stack([x, x]), found)
+    with pytest.raises(ValueError, match="found: expected the certificate of one point, got 2"):
+        plot_spectrum(VALUES, many)
+
+
 def test_a_spectrum_of_another_size_is_refused(found):
     with pytest.raises(ValueError, match="eigenvalues: expected 10 finite numbers"):
         plot_spectrum(VALUES[1:], found)

@@ -3,7 +3,8 @@
 Sylvester's law: H + σI = L D Lᵀ has as many negative eigenvalues as D, that is as many as H has below -σ. In floating
 point the factors are those of H + σI + E with ‖E‖₂ <= ε, and by Weyl no eigenvalue moves by more than ε. So the count
 at σ = band + ε never exceeds, and that at σ = band - ε never falls short of, the number of eigenvalues below -band.
-What lies between the two counts is undecided, and is said to be.
+What lies between the two counts is undecided, and is said to be. For the factors of LAPACK the ε is an estimate from
+random vectors, always the same ones: too small with a probability of 10⁻¹⁰ for each factorisation (``ldl.negatives``).
 
 The certificate is for the matrix (or the products) as computed: the rounding in the second derivatives themselves is
 about 1e-15 ‖H‖ in float64, far inside the default band.
@@ -18,19 +19,29 @@ from dataclasses import asdict, dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from jaxsoft import checks
 from jaxsoft.curvature.lanczos import exponent, lengths, random_krylov, scaled
-from jaxsoft.curvature.products import Composite, Loss, Params, check, check_memory, hessian, memory_bytes, products
+from jaxsoft.curvature.ldl import counts_below, floor
+from jaxsoft.curvature.products import (
+    Composite,
+    Loss,
+    Params,
+    check,
+    check_memory,
+    hessian,
+    memory_bytes,
+    precision,
+    products,
+)
 from jaxsoft.curvature.sturm import STURM, householder, norm, sturm_counts
 
 METHODS = ("auto", "ldl", "tridiagonal", "lanczos")
 # Up to so many parameters the tridiagonal form is as quick as the factorisations, which always take float64.
 TRIDIAGONAL_SIZE = {"float32": 64, "float64": 256}
 LANCZOS_WIDTH, LANCZOS_BLOCKS = 16, 20
-OFF = 256  # √P u ‖H‖_F: how far from an edge factors are made first; they are seldom worse
-INDEPENDENT = 1e-3  # null directions with a smaller singular value count as dependent
+# Null directions with a smaller singular value, or one where rounding takes half the band, count as dependent.
+INDEPENDENT = 1e-3
 
 
 @functools.partial(
@@ -45,9 +56,11 @@ class Inertia:
     negative: at least so many are below -band, and at most negative + undecided are. zero: within the band, without
     null. positive: above the band. undecided: too near an edge of the band for the rounding ``bound``, or out of reach
     of the method. null: directions known to be flat by symmetry, checked to be. band, bound: in the units of H.
-    method: "ldl", "tridiagonal" or "lanczos"; with "lanczos" the counts are only lower bounds.
+    method: "ldl", "tridiagonal" or "lanczos"; with "lanczos" the counts are only lower bounds. The bound of "ldl" holds
+    with a probability of 1 - 10⁻¹⁰ for each of its factorisations.
 
-    A Hessian with NaN or infinite entries has everything undecided and a bound of NaN.
+    A Hessian with NaN or infinite entries has everything undecided and a bound of NaN, and so has a band under jit or
+    vmap that turns out not to be a finite number > 0.
     """
 
     negative: jax.Array
@@ -89,10 +102,12 @@ def inertia(
     Args:
         loss: ``loss(params) -> scalar``.
         params: a pytree of floats.
-        band: > 0, in the units of H; √ε ‖H‖ by default (1.5e-8 ‖H‖ in float64, 3.5e-4 ‖H‖ in float32).
-        method: "ldl", two to four factorisations by LAPACK, not under jit or vmap; "tridiagonal", Sturm counts of the
-            similar tridiagonal matrix, also there; "lanczos", from products alone: lower bounds. "auto" takes the first
-            of these that the place allows and that fits into memory.
+        band: > 0, in the units of H; √ε ‖H‖ by default (1.5e-8 ‖H‖ in float64, 3.5e-4 ‖H‖ in float32), with the ε of
+            the least precise of the types of the parameters and of the loss. A cast to less inside the loss is not
+            seen: there the band has to be given.
+        method: "ldl", two to four factorisations by LAPACK, more where one is worse than usual, not under jit or vmap;
+            "tridiagonal", Sturm counts of the similar tridiagonal matrix, also there; "lanczos", from products alone:
+            lower bounds. "auto" takes the first of these that the place allows and that fits into memory.
         null: (P, k) directions that should be flat; by default those that a ``Composite`` knows. As many as turn out to
             be, with ‖H v‖ inside the band, are counted apart as ``null``, and so are rows of H that are exactly zero
             (dead inputs, dead units).
@@ -102,6 +117,7 @@ def inertia(
     another shape; MemoryError for a matrix that does not fit; and what ``hessian`` raises.
     """
     size, dtype = check(loss, params)
+    eps = float(jnp.finfo(precision(loss, params)).eps)
     if band is not None:
         checks.positive("band", band)
         if not checks.traced(band) and not 0 < float(np.asarray(band, dtype)) < np.inf:
@@ -113,8 +129,9 @@ def inertia(
     with jax.default_matmul_precision("highest"):
         if method == "lanczos":
             null = loss.null(params) if null is None and isinstance(loss, Composite) and loss.null else null
-            return _by_lanczos(loss, params, size, dtype, band, null, key)
-        check_memory(size, dtype, 5 if method == "tridiagonal" else 3, "use method='lanczos'")
+            return _by_lanczos(loss, params, size, dtype, band, eps, null, key)
+        kind, copies = (dtype, 5) if method == "tridiagonal" else (jnp.float64, 3)
+        check_memory(size, kind, copies * size, "use method='lanczos'")
         matrix, flat = loss.dense(params) if isinstance(loss, Composite) else (hessian(loss, params), None)
         flat = flat if null is None else null
         transformed = any(checks.traced(x) for x in (matrix, flat, band))
@@ -122,10 +139,10 @@ def inertia(
             few = size <= TRIDIAGONAL_SIZE[jnp.dtype(dtype).name]
             method = "tridiagonal" if transformed or few else "ldl"
         if method == "tridiagonal":
-            return _tridiagonal_form(matrix, band, flat)
+            return _tridiagonal_form(matrix, band, eps, flat)
         if transformed:
             raise ValueError("method: expected 'tridiagonal' or 'lanczos' under jit or vmap, got 'ldl'")
-        return _in_units_of_one(_by_factors, matrix, band, flat)
+        return _in_units_of_one(_by_factors, matrix, band, eps, flat)
 
 
 def _hint(null: jax.Array | None, size: int) -> jax.Array | None:
@@ -141,19 +158,33 @@ def _hint(null: jax.Array | None, size: int) -> jax.Array | None:
 
 
 def _in_units_of_one(
-    certify: Callable[..., Inertia], matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None
+    certify: Callable[..., Inertia],
+    matrix: jax.Array,
+    band: float | jax.Array | None,
+    eps: float,
+    null: jax.Array | None,
 ) -> Inertia:
-    """The certificate of 2⁻ᵉ H, its largest entry about 1, so that no square under- or overflows."""
-    dtype, e = matrix.dtype, exponent(matrix)
+    """The certificate of 2⁻ᵉ H, its largest entry about 1, so that no square under- or overflows. Rows of zeros are
+    those of H, as small ones may become zero."""
+    e, dead = exponent(matrix), _zero_rows(matrix)
     if not checks.traced(e) and e == 0:
-        return certify(matrix, band, null)
-    return _in_units(certify(jnp.ldexp(matrix, -e), _band_inside(band, e, dtype), null), band, e)
+        return certify(matrix, dead, band, eps, null)
+    inside = _band_inside(band, e, matrix.dtype)
+    return _in_units(certify(jnp.ldexp(matrix, -e), dead, inside, eps, null), band, e)
+
+
+@jax.jit  # without copies of a large matrix
+def _zero_rows(matrix: jax.Array) -> jax.Array:
+    return ~jnp.any(matrix != 0, axis=1)
 
 
 def _band_inside(band: float | jax.Array | None, e: jax.Array, dtype: jnp.dtype) -> jax.Array | None:
-    """The band for 2⁻ᵉ H; beyond the range of the type it makes no difference which."""
-    limits = jnp.finfo(dtype)
-    return None if band is None else jnp.clip(jnp.ldexp(jnp.asarray(band, dtype), -e), limits.tiny, limits.max)
+    """The band for 2⁻ᵉ H; beyond the range of the type it makes no difference which. NaN for what is no band."""
+    if band is None:
+        return None
+    band, limits = jnp.asarray(band, dtype), jnp.finfo(dtype)
+    inside = jnp.clip(jnp.ldexp(band, -e), limits.tiny, limits.max)
+    return jnp.where((band > 0) & (band < jnp.inf), inside, jnp.nan)
 
 
 def _in_units(found: Inertia, band: float | jax.Array | None, e: jax.Array) -> Inertia:
@@ -163,26 +194,27 @@ def _in_units(found: Inertia, band: float | jax.Array | None, e: jax.Array) -> I
     return replace(found, band=given, bound=jnp.ldexp(found.bound.astype(dtype), e))
 
 
-@jax.jit
-def _tridiagonal_form(matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:
-    return _in_units_of_one(_by_tridiagonal, matrix, band, null)
+@functools.partial(jax.jit, static_argnames="eps")
+def _tridiagonal_form(matrix: jax.Array, band: float | jax.Array | None, eps: float, null: jax.Array | None) -> Inertia:
+    return _in_units_of_one(_by_tridiagonal, matrix, band, eps, null)
 
 
-def _band(given: float | jax.Array | None, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def _band(given: float | jax.Array | None, scale: jax.Array, eps: float, dtype: jnp.dtype) -> jax.Array:
     """The band in the units of H: as given, or √ε of the scale ‖H‖₂ (1 for a matrix of zeros)."""
     if given is not None:
         return jnp.asarray(given, dtype)
-    return jnp.sqrt(jnp.finfo(dtype).eps) * jnp.where(scale == 0, 1, scale)
+    return jnp.asarray(np.sqrt(eps), dtype) * jnp.where(scale == 0, 1, scale)
 
 
 def _verdict(
     size: int, counts: tuple[jax.Array, ...], finite: jax.Array, band: jax.Array, bound: jax.Array, method: str
 ) -> Inertia:
     """Put certified counts (below, inside, above the band, known null) together. What they leave out of P is undecided,
-    and so is everything of a broken matrix."""
+    and so is everything of a broken matrix or band."""
+    finite = finite & (band > 0)
     below, inside, above, null = (jnp.where(finite, x, 0).astype(jnp.int32) for x in counts)
     null = jnp.minimum(null, size - below - above)
-    inside = jnp.maximum(inside, null)
+    inside = jnp.clip(inside, null, size - below - above)
     undecided = size - below - inside - above
     bound = jnp.where(finite, bound, jnp.nan)
     return Inertia(below, inside - null, above, undecided, null, band, bound, method)
@@ -192,26 +224,31 @@ def _known_null(
     dead: jax.Array, null: jax.Array | None, image: jax.Array | None, band: jax.Array, rounding: float | jax.Array
 ) -> jax.Array:
     """How many independent flat directions are known: rows of zeros, and what is flat in the span of ``null`` beside
-    them. U (P, k) is an orthonormal basis of that; j singular values of H U up to band/√k, less what ``rounding`` in H
-    times the given directions can change, put j eigenvalues of H inside the band."""
+    them. U (P, k) is an orthonormal basis of that; j singular values of H U up to the band, less what ``rounding`` in H
+    times each of the given directions can change, put j eigenvalues of H inside the band (Courant and Fischer, H²)."""
     count = jnp.sum(dead)
     if null is None or image is None:
         return count
     length = lengths(null)
     unit = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)[None]
     _, sines, mix = jnp.linalg.svd(jnp.where(dead[:, None], 0, null * unit), full_matrices=False)
-    independent = sines > INDEPENDENT
+    rounding = np.sqrt(null.shape[1]) * rounding
+    independent = sines > jnp.maximum(INDEPENDENT, 2 * rounding / band)
     scaled = (image * unit) @ mix.T * jnp.where(independent, 1 / jnp.where(independent, sines, 1), 0)[None]
     limit = band - rounding / jnp.min(jnp.where(independent, sines, 1), initial=1)
-    steep = jnp.linalg.svd(scaled, compute_uv=False) > limit / np.sqrt(len(sines))
+    steep = jnp.linalg.svd(scaled, compute_uv=False) > limit
     return count + jnp.maximum(jnp.sum(independent) - jnp.sum(steep), 0)
 
 
-def _by_tridiagonal(matrix: jax.Array, band: float | jax.Array | None, null: jax.Array | None) -> Inertia:
+def _by_tridiagonal(
+    matrix: jax.Array, dead: jax.Array, band: float | jax.Array | None, eps: float, null: jax.Array | None
+) -> Inertia:
     """Sturm counts of T = Qᵀ H Q, with ε = ‖H Q - Q T‖_F + 2 ‖Qᵀ Q - I‖_F ‖T‖₂, the rounding of these sums and of the
     counts.
 
-    Rounding Q to the nearest orthonormal U changes it by at most ‖Qᵀ Q - I‖; then ‖Uᵀ H U - T‖ <= ε, and Weyl.
+    Rounding Q to the nearest orthonormal U changes it by at most ‖Qᵀ Q - I‖; then ‖Uᵀ H U - T‖ <= ε, and Weyl. The
+    rounding of the sums is taken to be 4 (P + 4) √P u ‖H‖_F: for H Q - Q T no sum of P products can be worse, and for
+    Qᵀ Q, with 2 P² u ‖T‖₂ at worst, it is far more than roundings of both signs add up to (Higham & Mary 2019).
     """
     size, dtype = len(matrix), matrix.dtype
     finite = jnp.all(jnp.isfinite(matrix))
@@ -226,12 +263,12 @@ def _by_tridiagonal(matrix: jax.Array, band: float | jax.Array | None, null: jax
     unit = jnp.finfo(dtype).eps / 2
     rounding = 4 * (size + 4) * unit * np.sqrt(size) * frobenius + STURM * unit * jnp.max(jnp.abs(t.off), initial=0)
     bound = residual + 2 * skew * scale + rounding
-    band = _band(band, scale, dtype)
+    band = _band(band, scale, eps, dtype)
     edges = jnp.stack([-band - bound, -band + bound, band - bound, band + bound])
     below, at_most_below, up_to, at_most_up_to = sturm_counts(t, edges)
     image = None if null is None else matrix @ null
     # After T, by way of its bound: before jaxlib 0.12 two batched LAPACK calls at once wait for each other for ever.
-    dead = ~jnp.any(matrix != 0, axis=1) & (bound >= 0)
+    dead = dead & (bound >= 0)
     counts = (
         below,
         jnp.maximum(up_to - at_most_below, 0),
@@ -241,7 +278,9 @@ def _by_tridiagonal(matrix: jax.Array, band: float | jax.Array | None, null: jax
     return _verdict(size, counts, finite, band, bound, "tridiagonal")
 
 
-def _by_factors(matrix: jax.Array, given: float | None, null: jax.Array | None) -> Inertia:
+def _by_factors(
+    matrix: jax.Array, dead: jax.Array, given: float | jax.Array | None, eps: float, null: jax.Array | None
+) -> Inertia:
     """Counts by L D Lᵀ in float64, at ±(band + ε); if more lie between than are known to be flat, at ±(band - ε) too.
     Rows of zeros are left out, as they are known exactly."""
     size, dtype = len(matrix), matrix.dtype
@@ -252,121 +291,42 @@ def _by_factors(matrix: jax.Array, given: float | None, null: jax.Array | None) 
         return _verdict(size, (nothing,) * 4, jnp.asarray(False), band, nan, "ldl")
     whole = np.asarray(matrix, np.float64)
     image = None if null is None else whole @ np.asarray(null, np.float64)
-    rounding = 2 * size * _floor(whole)
-    band, dead, known = _before_factors(matrix, given, null, image, rounding)
+    rounding = 2 * size * floor(whole)
+    band, known = _before_factors(matrix, dead, given, eps, null, image, rounding)
     alive = np.flatnonzero(~np.asarray(dead))
     part = whole if len(alive) == size else whole[np.ix_(alive, alive)]
-    edge = float(band)
-    (below, at_most_up_to), bound = _counts_below(part, [(-edge, -1), (edge, +1)])
+    edge = min(float(band), 2 * float(np.linalg.norm(part)))  # beyond ‖H‖_F there is nothing to count
+    (below, at_most_up_to), bound = counts_below(part, [(-edge, -1), (edge, +1)])
     inside = int(known)
     if at_most_up_to - below + size - len(alive) > inside:
-        (at_most_below, up_to), more = _counts_below(part, [(-edge, +1), (edge, -1)], bound / 2)
-        inside, bound = max(0, up_to - at_most_below) + size - len(alive), max(bound, more)
+        (at_most_below, up_to), more = counts_below(part, [(-edge, +1), (edge, -1)], bound / 2)
+        inside, bound = max(0, up_to - at_most_below) + size - len(alive), float(np.maximum(bound, more))
     counts = (jnp.asarray(below), jnp.asarray(inside), jnp.asarray(len(alive) - at_most_up_to), known)
-    return _verdict(size, counts, jnp.asarray(True), band, jnp.asarray(bound), "ldl")
+    return _verdict(size, counts, jnp.asarray(np.isfinite(bound)), band, jnp.asarray(bound), "ldl")
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="eps")
 def _before_factors(
-    matrix: jax.Array, given: float | None, null: jax.Array | None, image: jax.Array | None, rounding: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The band, which rows are zero, and the number of known null directions, from H times them."""
-    band = _band(given, _norm(matrix) if given is None else jnp.ones((), matrix.dtype), matrix.dtype)
-    dead = ~jnp.any(matrix != 0, axis=1)
-    return band, dead, _known_null(dead, null, image, band, rounding)
-
-
-def _counts_below(matrix: np.ndarray, edges: list[tuple[float, int]], least: float = 0.0) -> tuple[list[int], float]:
-    """For each (edge, side): how many eigenvalues are below edge + side · ε; and how far the counts may be from the
-    edges. Side -1 never counts an eigenvalue above the edge, side +1 never misses one below it."""
-    if len(matrix) == 0:
-        return [0] * len(edges), 0.0
-    shift = max(least, OFF * np.sqrt(len(matrix)) * _floor(matrix))
-    counts = []
-    for edge, side in edges:
-        while True:
-            count, bound = negatives(matrix, edge + side * shift)
-            if bound <= shift:
-                break
-            shift = 2 * bound  # the factors are worse than expected: stand further off
-        counts.append(count)
-    return counts, 2 * shift
-
-
-def _floor(matrix: np.ndarray) -> float:
-    """u ‖H‖_F: no bound is better than the last digit."""
-    return float(np.finfo(np.float64).eps / 2 * np.linalg.norm(matrix))
-
-
-def negatives(matrix: np.ndarray, shift: float, probes: int = 10) -> tuple[int, float]:
-    """How many eigenvalues of a symmetric matrix are below ``shift``, and the backward error ε of that count.
-
-    A = H - shift·I = P L D Lᵀ Pᵀ by Bunch & Kaufman (1977) pivoting, in float64. The count is exact for A - E with
-    E = A - P L D Lᵀ Pᵀ, the residual of the computed factors. For Gaussian vectors ω_1 .. ω_k,
-
-        ‖E‖₂ <= 10 √(2/π) max_i ‖E ω_i‖₂     with a probability of at least 1 - 10⁻ᵏ
-
-    (Halko, Martinsson & Tropp 2011, lemma 4.1); k = ``probes`` = 10. That is ε, and u ‖H‖_F more.
-    """
-    size = len(matrix)
-    factor = np.array(matrix, np.float64, order="F")
-    factor[np.diag_indices(size)] -= shift
-    sytrf, sytrf_lwork, syconv = get_lapack_funcs(("sytrf", "sytrf_lwork", "syconv"), (factor,))
-    trmm = get_blas_funcs("trmm", (factor,))
-    factor, pivots, info = sytrf(factor, lwork=int(sytrf_lwork(size, lower=1)[0]), lower=1, overwrite_a=1)
-    if info < 0:
-        raise ValueError(f"matrix: expected a matrix of finite numbers, LAPACK refuses argument {-info}")
-    factor, off, _ = syconv(factor, pivots, lower=1, way=0, overwrite_a=1)
-    off[-1] = 0.0
-    diagonal = np.diagonal(factor).copy()
-
-    first = np.flatnonzero(pivots[:-1] < 0)
-    first = first[::2]  # both rows of a 2x2 pivot are marked, one pair after the other
-    single = np.ones(size, bool)
-    single[first] = single[first + 1] = False
-    a, b, c = diagonal[first], off[first], diagonal[first + 1]
-    two = np.where(a * c - b * b < 0, 1, np.where(a + c < 0, 2, 0))
-    count = int(np.sum(diagonal[single] < 0) + np.sum(two))
-
-    omega = np.asfortranarray(np.random.default_rng(0).normal(size=(size, probes)))
-    order = _permutation(pivots)
-    moved = trmm(1.0, factor, np.asfortranarray(omega[order]), lower=1, trans_a=1, diag=1)
-    moved = _tridiagonal(diagonal, off, moved)
-    moved = trmm(1.0, factor, np.asfortranarray(moved), lower=1, diag=1)
-    residual = matrix @ omega - shift * omega
-    residual[order] -= moved
-    largest = float(np.max(np.linalg.norm(residual, axis=0)))
-    return count, 10 * np.sqrt(2 / np.pi) * largest + _floor(matrix)
-
-
-def _permutation(pivots: np.ndarray) -> np.ndarray:
-    """The order of rows that LAPACK's interchanges (lower) bring about."""
-    order = np.arange(len(pivots))
-    k = 0
-    while k < len(pivots):
-        pair = pivots[k] < 0
-        row = k + pair
-        other = abs(int(pivots[k])) - 1
-        order[[row, other]] = order[[other, row]]
-        k += 1 + pair
-    return order
-
-
-def _tridiagonal(diagonal: np.ndarray, off: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """D x for the block diagonal D."""
-    y = diagonal[:, None] * x
-    y[1:] += off[:-1, None] * x[:-1]
-    y[:-1] += off[:-1, None] * x[1:]
-    return y
+    matrix: jax.Array,
+    dead: jax.Array,
+    given: float | jax.Array | None,
+    eps: float,
+    null: jax.Array | None,
+    image: jax.Array | None,
+    rounding: float,
+) -> tuple[jax.Array, jax.Array]:
+    """The band, and the number of known null directions, from H times them."""
+    band = _band(given, _norm(matrix) if given is None else jnp.ones((), matrix.dtype), eps, matrix.dtype)
+    return band, _known_null(dead, null, image, band, rounding)
 
 
 def _norm(matrix: jax.Array) -> jax.Array:
     """‖H‖₂ from a random Krylov space, from below; a default band needs no more."""
-    size = len(matrix)
-    width = min(4, size)
-    blocks = max(1, min(8, size // width))
-    space = random_krylov(lambda v: matrix @ v, size, matrix.dtype, width, blocks, jax.random.key(0))
-    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(space.small)))
+    width, blocks = 4, 8
+    if len(matrix) > width * blocks:
+        space = random_krylov(lambda v: matrix @ v, len(matrix), matrix.dtype, width, blocks, jax.random.key(0))
+        matrix = space.small
+    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(matrix)))
 
 
 def _by_lanczos(
@@ -375,14 +335,16 @@ def _by_lanczos(
     size: int,
     dtype: jnp.dtype,
     given: float | jax.Array | None,
+    eps: float,
     null: jax.Array | None,
     key: jax.Array | None,
 ) -> Inertia:
     """Lower bounds: by Courant and Fischer H has at least as many eigenvalues below -band as its projection on any
     subspace. ε covers what the basis lacks of orthonormality, and the rounding of the projection."""
     apply, e = scaled(products(loss, params), size, dtype)
-    width = min(LANCZOS_WIDTH, size)
-    blocks = max(1, min(LANCZOS_BLOCKS, size // width))
+    width = min(LANCZOS_WIDTH, -(-size // LANCZOS_BLOCKS))
+    blocks = min(LANCZOS_BLOCKS, size // width)
+    check_memory(size, dtype, 2 * width * blocks, "use spectrum with a small k")
     space = random_krylov(apply, size, dtype, width, blocks, jax.random.key(0) if key is None else key)
     finite = jnp.isfinite(space.square)
     values = jnp.linalg.eigvalsh(jnp.where(finite, space.small, 0))
@@ -392,7 +354,7 @@ def _by_lanczos(
     # Each product off the diagonal stands for two entries, hence 6 and not 4.
     rounding = 6 * (size + len(values)) * unit * jnp.sqrt(jnp.where(finite, space.square, 0))
     bound = 2 * skew * scale + rounding
-    band = _band(_band_inside(given, e, dtype), scale, dtype)
+    band = _band(_band_inside(given, e, dtype), scale, eps, dtype)
     counts = (
         jnp.sum(values < -band - bound),
         jnp.zeros((), jnp.int32),

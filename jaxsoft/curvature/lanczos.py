@@ -13,21 +13,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsoft import checks
-from jaxsoft.curvature.products import Flat, Loss, Params, check, hessian, products
+from jaxsoft.curvature.products import Flat, Loss, Params, check, check_memory, hessian, precision, products
 
 MODERATE = 30  # exponents of two up to which nothing is scaled
 DENSE_SIZE = 256  # up to so many parameters the whole matrix is cheaper than a search
 BLOCKS, KEEP = 12, 4  # blocks in the space, and blocks of Ritz vectors kept over a restart
 STRIDE = 2  # blocks between two looks at the residuals
 MARGIN = 0.9  # of tol: the residuals measured at the end differ from those estimated by rounding
+FLOOR = 4  # eps: no residual is asked to be smaller
 
 
 class Spectrum(NamedTuple):
     """Extreme eigenpairs of a Hessian.
 
-    eigenvalues: (k,), ascending. eigenvectors: (P, k), orthonormal. residuals: (k,), ‖H v - λ v‖₂: an eigenvalue of H
-    lies within that distance of λ. converged: (k,), residual <= tol · the largest |λ| seen. products: () int32, the
-    Hessian-vector products taken.
+    eigenvalues: (k,), ascending. eigenvectors: (P, k), orthonormal but for about eps for each restart. residuals: (k,),
+    ‖H v - λ v‖₂: an eigenvalue of H lies within that distance of λ. converged: (k,), the search ended by itself and
+    residual <= tol · the largest |λ| seen. products: () int32, the Hessian-vector products taken.
+
+    A residual proves that there is an eigenvalue, not that it is the smallest: a vector out of a cluster that has a
+    share √(k/P) of a lower one, as a random start has, looks like an eigenvector to that share. The search goes on
+    until its own residuals are below tol √(k/P), so what is missed lies in all likelihood within about tol · max |λ| of
+    what is found, or √(P/k) 4 eps max |λ| where that is more; to exclude more there is ``inertia``.
     """
 
     eigenvalues: jax.Array
@@ -53,8 +59,8 @@ class Space(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The space, filled up to column ``filled``; its Ritz values and their coefficients; ``good``: whether the wanted
-    pairs have converged, as estimated."""
+    """The space, filled up to column ``filled``; its Ritz values and their coefficients; ``good`` (k,): which of the
+    wanted pairs have converged, as estimated."""
 
     space: Space
     filled: jax.Array
@@ -113,27 +119,31 @@ def spectrum(
     """The ``k`` smallest (``which="SA"``), largest ("LA") eigenvalues of the Hessian, or ⌈k/2⌉, ⌊k/2⌋ of both ("BE").
 
     Block Lanczos with full reorthogonalisation and thick restarts (Wu & Simon 2000), until every wanted pair has
-    ‖H v - λ v‖ <= tol · max |λ|; a block holds k vectors, so that an eigenvalue of multiplicity up to k is found that
-    often. Small problems (P <= 256) take the dense matrix, with the same residuals. ``tol`` defaults to 1e-6 in float64
-    and 1e-4 in float32; ``key`` draws the start. Where ``max_restarts`` ends the search, ``converged`` says which pairs
-    are good. Raises ValueError for k outside [1, P], an unknown ``which``, a tol that is not positive.
+    ‖H v - λ v‖ <= tol √(k/P) max |λ| (why: see ``Spectrum``); a block holds k vectors, so that an eigenvalue of
+    multiplicity up to k is found that often. Small problems (P <= 256) take the dense matrix, with the same residuals.
+    ``tol`` defaults to 1e-6, and to 1e-4 where parameters or loss are float32; ``key`` draws the start. Where
+    ``max_restarts`` ends the search, ``converged`` says which pairs are good. Raises ValueError for k outside [1, P],
+    an unknown ``which``, a tol that is not positive, MemoryError for a k whose vectors do not fit.
     """
     size, dtype = check(loss, params)
     checks.count("k", k)
     if k > size:
         raise ValueError(f"k: expected at most {size}, the number of parameters, got {k}")
     checks.one_of("which", which, ["SA", "LA", "BE"])
-    tol = checks.positive("tol", (1e-6 if dtype == jnp.float64 else 1e-4) if tol is None else tol)
+    eps = float(jnp.finfo(precision(loss, params)).eps)
+    tol = checks.positive("tol", (1e-6 if eps < 1e-8 else 1e-4) if tol is None else tol)
     key = jax.random.key(0) if key is None else key
     checks.count("max_restarts", max_restarts, at_least=0)
+    dense = size <= max(DENSE_SIZE, (BLOCKS + 1) * k)
+    check_memory(size, dtype, 2 * size if dense else 2 * (BLOCKS + 1) * k, "use a smaller k")
     with jax.default_matmul_precision("highest"):
-        if size <= max(DENSE_SIZE, (BLOCKS + 1) * k):
+        if dense:
             matrix = hessian(loss, params)
             unit = exponent(matrix)
             found = _dense(jnp.ldexp(matrix, -unit), _wanted(size, k, which), tol)
         else:
             apply, unit = scaled(products(loss, params), size, dtype)
-            found = _search(apply, size, dtype, k, which, tol, key, max_restarts)
+            found = _search(apply, size, dtype, k, which, (tol, FLOOR * eps), key, max_restarts)
     return found._replace(eigenvalues=jnp.ldexp(found.eigenvalues, unit), residuals=jnp.ldexp(found.residuals, unit))
 
 
@@ -203,9 +213,18 @@ def _random(size: int, width: int, dtype: jnp.dtype, key: jax.Array) -> jax.Arra
 
 
 def _search(
-    apply: Flat, size: int, dtype: jnp.dtype, k: int, which: str, tol: float, key: jax.Array, max_restarts: int
+    apply: Flat,
+    size: int,
+    dtype: jnp.dtype,
+    k: int,
+    which: str,
+    tols: tuple[float, float],
+    key: jax.Array,
+    max_restarts: int,
 ) -> Spectrum:
     total, kept = BLOCKS * k, KEEP * k
+    tol, least = tols
+    inner = jnp.maximum(tol * np.sqrt(k / size), jnp.minimum(tol, least)).astype(dtype)
     low, keep = _low(k, which), _wanted(total, kept, which)
 
     def wanted(filled: jax.Array) -> jax.Array:
@@ -219,7 +238,7 @@ def _search(
         values, mix = jnp.linalg.eigh(space.small + jnp.diag(above))
         scale = jnp.maximum(search.scale, jnp.max(jnp.abs(jnp.where(jnp.arange(total) < filled, values, 0))))
         last = jax.lax.dynamic_slice_in_dim(mix, filled - k, k)[:, wanted(filled)]
-        good = ~jnp.any(lengths(space.coupling @ last) > MARGIN * tol * scale)
+        good = ~(lengths(space.coupling @ last) > MARGIN * inner * scale)
         return search._replace(values=values, mix=mix, scale=scale, good=good)
 
     def restart(search: _Search) -> _Search:
@@ -236,13 +255,13 @@ def _search(
         return grown(jax.lax.cond(search.filled == total, restart, lambda x: x, search), STRIDE)
 
     def unfinished(search: _Search) -> jax.Array:
-        return ~search.good & ((search.filled < total) | (search.restarts < max_restarts))
+        return ~jnp.all(search.good) & ((search.filled < total) | (search.restarts < max_restarts))
 
     zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros(total, dtype)
     space = empty(_random(size, k, dtype, key), total)
-    first = _Search(space, zero, nothing, jnp.zeros_like(space.small), nothing[0], zero, zero, nothing[0] > 0)
+    first = _Search(space, zero, nothing, jnp.zeros_like(space.small), nothing[0], zero, zero, nothing[:k] > 0)
     search = jax.lax.while_loop(unfinished, step, grown(first, BLOCKS))
     places = wanted(search.filled)
     values, vectors = search.values[places], search.space.basis @ search.mix[:, places]
     residuals = lengths(apply(vectors) - vectors * values[None])
-    return Spectrum(values, vectors, residuals, residuals <= tol * search.scale, search.taken + k)
+    return Spectrum(values, vectors, residuals, search.good & (residuals <= tol * search.scale), search.taken + k)

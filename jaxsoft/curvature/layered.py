@@ -216,8 +216,9 @@ def flat_directions(layers: Sequence[Layer], units: str) -> jax.Array:
 
     The class shift, in + 1 of them: one vector added to every class of the last layer, exact at any point, as
     softmax(z + c 1) = softmax(z). And where ``units`` (of a ``Symmetry``) are "positive": each hidden unit's incoming
-    weights up, its outgoing ones down by the same factor; where "linear": W_l → X W_l, W_{l+1} → W_{l+1} X⁻¹ for any X.
-    Along these the loss is constant, on a curve, so that the Hessian vanishes there at critical points, and only there.
+    weights up, its outgoing ones down by the same factor; where "linear": W_l → X W_l, W_{l+1} → W_{l+1} X⁻¹ for any X,
+    or only for a diagonal X where these would be more than P directions. Along these the loss is constant, on a curve,
+    so that the Hessian vanishes there at critical points, and only there.
     """
     zeros = [jax.tree.map(jnp.zeros_like, (layer.weight, layer.bias)) for layer in layers]
 
@@ -240,8 +241,10 @@ def flat_directions(layers: Sequence[Layer], units: str) -> jax.Array:
 
     inputs = layers[-1].weight.shape[1] + (layers[-1].bias is not None)
     found = [jax.vmap(shift)(jnp.arange(inputs))]
-    for m in range(len(layers) - 1) if units in ("positive", "linear") else []:
-        each = jnp.arange(len(layers[m].weight))
-        pairs = (each, each) if units == "positive" else map(jnp.ravel, jnp.meshgrid(each, each))
+    widths = [len(layer.weight) for layer in layers[:-1]]
+    whole = units == "linear" and sum(h * h for h in widths) <= sum(leaf.size for leaf in jax.tree.leaves(zeros))
+    for m, width in enumerate(widths) if units in ("positive", "linear") else []:
+        each = jnp.arange(width)
+        pairs = map(jnp.ravel, jnp.meshgrid(each, each)) if whole else (each, each)
         found.append(jax.vmap(functools.partial(gauge, m))(*pairs))
     return jnp.concatenate(found).T

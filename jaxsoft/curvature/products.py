@@ -33,8 +33,9 @@ class Composite:
 
     outputs: params -> (n, C). cost: (n, C) -> scalar. penalty: params -> scalar, or None.
     closed_form: (params, residual) -> (P, P), the Hessian for residual = True, its Gauss-Newton part (and the penalty)
-    for False; None where there is none. null: params -> (P, k), orthonormal directions along which the loss is
-    constant or its Hessian vanishes by symmetry. symmetry: the maps of params that leave the loss alone, where known.
+    for False; None where there is none. null: params -> (P, k), directions of any length, dependent or not, along which
+    the loss is constant or its Hessian vanishes by symmetry. symmetry: the maps of params that leave the loss alone,
+    where known.
 
     It is called like any loss; ``hessian``, ``gauss_newton`` and ``inertia`` use what it knows.
     """
@@ -57,7 +58,7 @@ class Composite:
 
 
 def check(loss: Loss, params: Params) -> tuple[int, jnp.dtype]:
-    """The number of parameters P and their common type; raises for what has no Hessian."""
+    """The number of parameters P and the type of their flat vector; raises for what has no Hessian."""
     if not callable(loss):
         raise TypeError(f"loss: expected a function of params, got {type(loss).__name__}")
     leaves = jax.tree.leaves(params)
@@ -74,15 +75,24 @@ def check(loss: Loss, params: Params) -> tuple[int, jnp.dtype]:
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         got = f"{value.dtype} of shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
         raise TypeError(f"loss: expected one real number, got {got}")
-    return size, jnp.result_type(*leaves)
+    return size, jax.eval_shape(lambda p: ravel_pytree(p)[0], params).dtype
 
 
-def check_memory(size: int, dtype: jnp.dtype, copies: int, instead: str) -> None:
-    """Raise MemoryError if ``copies`` matrices (P, P) exceed the machine's memory."""
-    needed = copies * size**2 * jnp.dtype(dtype).itemsize
+def precision(loss: Loss, params: Params) -> jnp.dtype:
+    """The least precise of the types of the parameters and of the loss: its eps is what second derivatives are good to.
+
+    A cast to less that the loss hides inside is not seen.
+    """
+    types = [jnp.result_type(leaf) for leaf in (*jax.tree.leaves(params), jax.eval_shape(loss, params))]
+    return max(types, key=lambda dtype: float(jnp.finfo(dtype).eps))
+
+
+def check_memory(size: int, dtype: jnp.dtype, columns: int, instead: str) -> None:
+    """Raise MemoryError if ``columns`` vectors (P,) exceed the machine's memory."""
+    needed = size * columns * jnp.dtype(dtype).itemsize
     if needed > memory_bytes():
         raise MemoryError(
-            f"params: expected a Hessian that fits into memory, {size} parameters need {needed / 2**30:.1f} GiB "
+            f"params: expected what fits into memory, {size} parameters need {needed / 2**30:.1f} GiB "
             f"of {memory_bytes() / 2**30:.1f} GiB: {instead}"
         )
 
@@ -117,13 +127,17 @@ def hvp(loss: Loss, params: Params, v: Params) -> Params:
     floats, ValueError where ``v`` is not a pytree like ``params``.
     """
     check(loss, params)
-    if jax.tree.structure(v) != jax.tree.structure(params) or jax.tree.map(jnp.shape, v) != jax.tree.map(
-        jnp.shape, params
-    ):
-        raise ValueError("v: expected a pytree like params, with the same shapes")
+    tangent = _tangent(v, params)
     with jax.default_matmul_precision("highest"):
-        tangent = jax.tree.map(lambda x, p: jnp.asarray(x, jnp.result_type(p)), v, params)
         return jax.jvp(jax.grad(loss), (params,), (tangent,))[1]
+
+
+def _tangent(v: Params, params: Params) -> Params:
+    """``v`` in the types of ``params``."""
+    like, shapes = jax.tree.structure(params), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
+    if jax.tree.structure(v) != like or [jnp.shape(leaf) for leaf in jax.tree.leaves(v)] != shapes:
+        raise ValueError("v: expected a pytree like params, with the same shapes")
+    return jax.tree.map(lambda x, p: jnp.asarray(x, jnp.result_type(p)), v, params)
 
 
 def hessian(loss: Loss, params: Params) -> jax.Array:
@@ -134,10 +148,10 @@ def hessian(loss: Loss, params: Params) -> jax.Array:
     does not fit into memory.
     """
     size, dtype = check(loss, params)
-    check_memory(size, dtype, 2, "use hvp, spectrum, or inertia with method='lanczos'")
+    check_memory(size, dtype, 2 * size, "use hvp, spectrum, or inertia with method='lanczos'")
     with jax.default_matmul_precision("highest"):
         if isinstance(loss, Composite) and loss.closed_form is not None:
-            return loss.closed_form(params, True)
+            return loss.closed_form(params, True).astype(dtype)
         return _from_products(product(loss, params), size, dtype)
 
 
@@ -159,22 +173,24 @@ def gauss_newton_product(loss: Composite, params: Params, v: Params) -> Params:
 
     For the cross-entropy of a softmax G is also the Fisher information of the model on these inputs, and positive
     semidefinite; H - G is the residual term Σ (ŷ - y) ∇²z (Martens 2020, "New insights and perspectives on the natural
-    gradient method"). Raises TypeError for a loss that is not a ``Composite``.
+    gradient method"). Raises TypeError for a loss that is not a ``Composite``, ValueError where ``v`` is not a pytree
+    like ``params``.
     """
     _check_composite(loss)
     check(loss, params)
+    tangent = _tangent(v, params)
     with jax.default_matmul_precision("highest"):
-        return _gauss_newton(loss, params, v)
+        return _gauss_newton(loss, params, tangent)
 
 
 def gauss_newton(loss: Composite, params: Params) -> jax.Array:
     """The dense Gauss-Newton matrix G of ``gauss_newton_product``, (P, P); with a penalty, plus its Hessian."""
     _check_composite(loss)
     size, dtype = check(loss, params)
-    check_memory(size, dtype, 2, "use gauss_newton_product")
+    check_memory(size, dtype, 2 * size, "use gauss_newton_product")
     with jax.default_matmul_precision("highest"):
         if loss.closed_form is not None:
-            return loss.closed_form(params, False)
+            return loss.closed_form(params, False).astype(dtype)
         _, unravel = ravel_pytree(params)
         return _from_products(lambda v: ravel_pytree(_gauss_newton(loss, params, unravel(v)))[0], size, dtype)
 
@@ -196,7 +212,8 @@ def _check_composite(loss: Loss) -> None:
 def layer_blocks(loss: Loss, params: Params) -> dict[str, jax.Array]:
     """The diagonal blocks of the Hessian, one for each layer: the second derivatives with the other layers held.
 
-    A layer is a child of the top of ``params``: an entry of a tuple or a dict, named by its path.
+    A layer is a child of the top of ``params``: an entry of a tuple or a dict, named by its path. One without a number
+    has no block.
     """
     check(loss, params)
     children, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is not params)
@@ -207,6 +224,6 @@ def layer_blocks(loss: Loss, params: Params) -> dict[str, jax.Array]:
         def alone(layer: Params, i: int = i) -> jax.Array:
             return loss(jax.tree.unflatten(structure, [*values[:i], layer, *values[i + 1 :]]))
 
-        if jax.tree.leaves(child):
+        if any(jnp.size(leaf) for leaf in jax.tree.leaves(child)):
             blocks[jax.tree_util.keystr(path, simple=True, separator=".")] = hessian(alone, child)
     return blocks

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxsoft import checks
-from jaxsoft.curvature.lanczos import orthonormal, random_krylov, spectrum
+from jaxsoft.curvature.lanczos import exponent, orthonormal, random_krylov, scaled, spectrum
 from jaxsoft.curvature.products import Loss, Params, check, products
 
 
@@ -48,8 +48,10 @@ class Density(NamedTuple):
 
 
 def _mean(samples: jax.Array) -> Estimate:
-    """Mean over the first axis, and s/√k."""
-    return Estimate(jnp.mean(samples, axis=0), jnp.std(samples, axis=0, ddof=1) / jnp.sqrt(len(samples)))
+    """Mean over the first axis, and s/√k, whose squares neither under- nor overflow."""
+    unit = exponent(samples)
+    error = jnp.std(jnp.ldexp(samples, -unit), axis=0, ddof=1) / jnp.sqrt(len(samples))
+    return Estimate(jnp.mean(samples, axis=0), jnp.ldexp(error, unit))
 
 
 def density(loss: Loss, params: Params, key: jax.Array, *, probes: int = 16, depth: int = 64) -> Density:
@@ -62,13 +64,13 @@ def density(loss: Loss, params: Params, key: jax.Array, *, probes: int = 16, dep
     size, dtype = check(loss, params)
     checks.count("probes", probes, at_least=2)
     depth = min(checks.count("depth", depth), size)
-    apply = products(loss, params)
-
-    def quadrature(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        nodes, mix = jnp.linalg.eigh(random_krylov(apply, size, dtype, 1, depth, key).small)
-        return nodes, jnp.square(mix[0])
-
     with jax.default_matmul_precision("highest"):
+        apply, unit = scaled(products(loss, params), size, dtype)
+
+        def quadrature(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            nodes, mix = jnp.linalg.eigh(random_krylov(apply, size, dtype, 1, depth, key).small)
+            return jnp.ldexp(nodes, unit), jnp.square(mix[0])
+
         return Density(*jax.lax.map(quadrature, jax.random.split(key, probes)))
 
 
@@ -83,10 +85,11 @@ def trace(loss: Loss, params: Params, key: jax.Array, *, products_taken: int = 9
     count = checks.count("products_taken", products_taken, at_least=9) // 3
     width = min(count, size)
     apply = products(loss, params)
-    sketch_key, probe_key = jax.random.split(key)
+    sketch_key, fill_key, probe_key = jax.random.split(key, 3)
     with jax.default_matmul_precision("highest"):
         sketch = apply(jax.random.rademacher(sketch_key, (size, width), dtype))
-        basis = orthonormal(sketch, jnp.zeros((size, 1), dtype), sketch_key)
+        sketch = jnp.ldexp(sketch, -exponent(sketch))
+        basis = orthonormal(sketch, jnp.zeros((size, 1), dtype), fill_key)
         exact = jnp.sum(basis * apply(basis))
         if width == size:
             return Estimate(exact, jnp.zeros((), dtype))
@@ -110,5 +113,6 @@ def gradient_overlap(loss: Loss, params: Params, k: int, *, key: jax.Array | Non
     """
     found = spectrum(loss, params, k, "LA", key=key)
     gradient = ravel_pytree(jax.grad(loss)(params))[0]
+    gradient = jnp.ldexp(gradient, -exponent(gradient))
     share = jnp.sum(jnp.square(found.eigenvectors.T @ gradient)) / jnp.sum(jnp.square(gradient))
     return jnp.where(jnp.all(found.converged), share, jnp.nan)
