@@ -41,7 +41,9 @@ from scipy.stats import bootstrap, spearmanr
 
 from experiments import script
 from experiments.claim import Claim
-from jaxsoft import critical, data, models, optimizers, problem, style, sweep, train
+from jaxsoft import critical, data, models, optimizers, problem, style, sweep, symmetry, train
+from jaxsoft.critical.graph import SAME
+from jaxsoft.curvature import Composite
 from jaxsoft.models import Layers
 from jaxsoft.problem import Problem
 from jaxsoft.progress import Report
@@ -96,7 +98,10 @@ def net(config: Config, scale: float) -> Problem:
 def starts(config: Config) -> Layers:
     """At random at each scale, then along runs of gradient descent from the smallest."""
     key = jax.random.key(config.seed)
-    parts = [jax.vmap(net(config, scale).init)(jax.random.split(key, config.per_scale)) for scale in config.scales]
+    parts = [
+        jax.vmap(net(config, scale).init)(jax.random.split(jax.random.fold_in(key, number), config.per_scale))
+        for number, scale in enumerate(config.scales)
+    ]
     made = net(config, min(config.scales))
     if config.runs:
         optimizer = optimizers.make("gd", config.learning_rate)
@@ -111,11 +116,11 @@ def starts(config: Config) -> Layers:
 
 
 def main(config: Config = Config(), *, progress: bool = False) -> xr.Dataset:
-    """The end of every search: (search, start), a search for each method."""
+    """The end of every search: (search, start), a search for each method. point: which critical point, -1 for none."""
     made, begin = net(config, min(config.scales)), starts(config)
     methods: dict[str, str | critical.Method] = {name: name for name in config.methods}
     methods |= {f"eigenvector_following({k})": critical.eigenvector_following(k) for k in config.indices}
-    rows = []
+    rows, ends = [], []
     with Report(len(methods), 1, show=progress) as report:
         for name, method in methods.items():
             report.say(name)
@@ -124,9 +129,17 @@ def main(config: Config = Config(), *, progress: bool = False) -> xr.Dataset:
             row = {"status": found.status, "loss": found.loss, "grad_norm": found.grad_norm, "steps": found.steps}
             row |= {key: np.asarray(value) for key, value in found.inertia.arrays().items()}
             rows.append(xr.Dataset({key: ("start", value) for key, value in row.items()}))
+            ends.append(found.params)
             report.finished(1, 0)
     attrs = {"parameters": models.count(made.init(jax.random.key(0)))}
-    return xr.concat(rows, xr.Variable("search", list(methods))).assign_attrs(attrs)
+    results = xr.concat(rows, xr.Variable("search", list(methods))).assign_attrs(attrs)
+    point = np.full(results["status"].shape, -1)
+    kept = (results["status"] == "critical").to_numpy()
+    assert isinstance(made.loss, Composite) and made.loss.symmetry is not None
+    if kept.any():
+        params = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[kept.ravel()], *ends)
+        point[kept] = symmetry.distinct(params, made.loss.symmetry, tol=SAME).label
+    return results.assign(point=(("search", "start"), point))
 
 
 def points(results: xr.Dataset, *, only_critical: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -134,8 +147,8 @@ def points(results: xr.Dataset, *, only_critical: bool) -> tuple[np.ndarray, np.
     loss, index = results["loss"].to_numpy().ravel(), results["negative"].to_numpy().ravel()
     if only_critical:
         kept = (results["status"] == "critical").to_numpy().ravel()
-        names = np.column_stack([np.round(loss[kept], 9), index[kept]])
-        loss, index = np.unique(names, axis=0).T
+        first = np.unique(results["point"].to_numpy().ravel()[kept], return_index=True)[1]
+        loss, index = loss[kept][first], index[kept][first]
     return loss, index / results.attrs["parameters"]
 
 
@@ -156,7 +169,7 @@ def correlation(loss: np.ndarray, share: np.ndarray) -> tuple[float, float, floa
 
 
 def binned(loss: np.ndarray, share: np.ndarray, bins: int) -> np.ndarray:
-    """Rows (mean loss, mean α, low, high) for bins of equal counts along the loss."""
+    """Rows (median loss, mean α, low, high) for bins of equal counts along the loss."""
     rows = []
     for part in np.array_split(np.argsort(loss), min(bins, len(loss))):
         low = high = float(share[part].mean())

@@ -4,9 +4,9 @@
     python -m experiments.no_local_optima_in_softmax_regression          # 2 min
 
 The loss is convex, so with a penalty on the weights there is one critical point, up to the shift of all biases by the
-same number. Two ends with ‖∇L‖ <= ε are then at most 2 ε / λ apart, λ the smallest curvature but for that flat
-direction. Three classes of iris, starts at four scales from 0.01 to 10: every search should end critical, with index
-0, in one place.
+same number. Two ends with ‖∇L‖ <= ε are then to first order in ε at most 2 ε / λ apart, λ the smallest curvature but
+for that flat direction (exactly with the least λ on the segment between them). Three classes of iris, starts at four
+scales from 0.01 to 10: every search should end critical, with index 0, in one place.
 
 Without the penalty, on classes that a plane separates (setosa and versicolor), there is no critical point at all: with
 the margin γ of the inputs (and a 1 for the bias) and u the difference of the two classes' parameters,

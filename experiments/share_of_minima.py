@@ -97,8 +97,11 @@ def made(net: tuple[int, int, int, int], config: Config, scale: float = 1.0) -> 
 
 
 def at_random(net: tuple[int, int, int, int], config: Config) -> Layers:
-    keys = jax.random.split(jax.random.key(config.seed), max(1, net[3] // len(config.scales)))
-    drawn = [jax.vmap(made(net, config, scale).init)(keys) for scale in config.scales]
+    each, key = max(1, net[3] // len(config.scales)), jax.random.key(config.seed)
+    drawn = [
+        jax.vmap(made(net, config, scale).init)(jax.random.split(jax.random.fold_in(key, number), each))
+        for number, scale in enumerate(config.scales)
+    ]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
 
 

@@ -100,21 +100,40 @@ def test_saddle_free_newton_doubles_the_distance_from_a_saddle(x64):
 
 @pytest.mark.parametrize("method", critical.METHODS)
 def test_every_method_finds_a_critical_point_from_near_it(x64, method):
-    starts = jnp.array([[1.05, 0.93], [0.9, -1.1], [-1.1, 0.97]])
+    points = [[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]]
+    if method in ANY_INDEX:
+        points += [[0.0, 1.0], [-1.0, 0.0], [0.0, 0.0]]
+    starts = jnp.array(points) + jnp.resize(jnp.array([0.05, -0.07, -0.1, -0.1]), (len(points), 2))
     tol = 1e-5 if method in ("gradient_norm", "perturbed_gd") else None
     found = critical.find_all(wells, starts, method, tol=tol, max_steps=3000)
-    assert list(found.status) == ["critical"] * 3
-    np.testing.assert_allclose(found.params, np.sign(starts), atol=1e-5)
-    np.testing.assert_array_equal(found.inertia.negative, 0)
+    assert list(found.status) == ["critical"] * len(points)
+    np.testing.assert_allclose(found.params, points, atol=1e-5)
+    np.testing.assert_array_equal(found.inertia.negative, np.sum(np.array(points) == 0, axis=1))
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_eigenvector_following_finds_the_index_it_is_asked_for(x64, index):
-    starts = jax.random.uniform(jax.random.key(index), (20, 2), minval=-0.5, maxval=0.5)  # up from outside is no way
+    """From wherever the Hessian has that index, which for one coordinate is where it is below 1/√3 or above."""
+    points = jnp.array([(x, y) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0) if (x == 0) + (y == 0) == index])
+    starts = jnp.resize(points, (20, 2)) + jax.random.uniform(jax.random.key(index), (20, 2), minval=-0.4, maxval=0.4)
     found = critical.find_all(wells, starts, critical.eigenvector_following(index))
-    right = found.status == "critical"
-    assert right.sum() >= 15
-    np.testing.assert_array_equal(np.asarray(found.inertia.negative)[right], index)
+    assert list(found.status) == ["critical"] * 20
+    np.testing.assert_array_equal(found.inertia.negative, index)
+
+
+def test_an_index_that_is_none_fails_also_where_it_is_traced(x64):
+    asked = jnp.array([-3, 1, 3])
+    one = jnp.array([[1.0], [0.0]])  # one direction, and so at most index 1
+    for directions, numbers, verdicts in (
+        (None, asked, ["failed", "critical", "failed"]),
+        (one, jnp.arange(3), ["critical", "critical", "failed"]),
+    ):
+
+        def method(i, directions=directions, numbers=numbers):
+            return critical.eigenvector_following(numbers[i], directions=directions)
+
+        found = critical.find_all(wells, jnp.full((3, 2), 0.1), method, certify=False)
+        assert list(found.status) == verdicts
 
 
 def test_the_index_is_an_axis_of_a_sweep(x64):
@@ -197,6 +216,21 @@ def test_a_start_that_is_not_a_number_fails_and_harms_no_other(x64):
     np.testing.assert_allclose(found.params[::2], alone.params, atol=1e-12)
     np.testing.assert_array_equal(found.inertia.negative[::2], alone.inertia.negative)
     assert str(found) == "2 critical, 1 failed"
+    counts = [getattr(found.inertia, name) for name in ("negative", "zero", "positive", "undecided", "null")]
+    np.testing.assert_array_equal(sum(counts), 2)  # P, at every end
+    assert int(found.inertia.undecided[1]) == 2
+    np.testing.assert_array_equal(np.isnan([found.inertia.band, found.inertia.bound]), [[False, True, False]] * 2)
+
+
+def test_a_loss_that_is_no_number_beyond_its_minimum_has_a_degenerate_point_there(x64):
+    def edge(x):  # H = 3.75 √x, which vanishes with x
+        return jnp.sum(x**2.5)
+
+    assert np.isnan(edge(jnp.array([-0.1])))
+    one, many = critical.find(edge, jnp.array([1.0])), critical.find_all(edge, jnp.array([[1.0], [2.0]]))
+    assert [str(one.status), *many.status] == ["critical"] * 3
+    np.testing.assert_array_equal(many.inertia.zero, 1)
+    assert int(one.inertia.zero) == 1
 
 
 def test_an_unbounded_descent_fails(x64):
@@ -217,7 +251,7 @@ def test_many_starts_are_traced_as_often_as_one(x64):
         starts = jax.random.normal(jax.random.key(0), (count, 2))
         critical.find_all(counted, starts, "trust_region", certify=False)
         numbers.append(len(traces))
-    assert numbers[1] <= numbers[0]
+    assert 0 < numbers[1] <= numbers[0]
 
 
 def test_counts_that_are_only_lower_bounds_say_so(x64, monkeypatch):
@@ -268,15 +302,32 @@ def test_the_saddles_below_the_top_of_four_wells(x64):
         return wells(p) + 0.1 * p[0]
 
     graph = critical.saddle_graph(tilted, jnp.zeros(2))
-    index = graph.indices
+    index, loss = graph.indices, graph.points.loss
     assert sorted(index.tolist()) == [0, 0, 0, 0, 1, 1, 1, 1, 2]
     assert np.sum((-1.0) ** index) == 1  # Poincaré and Hopf, for a loss that grows to all sides
     edges = {tuple(edge) for edge in graph.edges.tolist()}
-    assert all(index[a] > index[b] for a, b in edges)
+    assert all(index[a] > index[b] and loss[a] > loss[b] for a, b in edges)
     assert graph.lost == 0
     for node in np.flatnonzero(index == 1):  # down from a saddle to its two sides
         assert sum(a == node for a, _ in edges) == 2
     assert {b for a, b in edges if a == 0} >= set(np.flatnonzero(index == 1))
+
+
+def test_an_edge_of_the_graph_leads_down_also_where_a_saddle_of_lower_index_lies_higher(x64):
+    def walls(p):
+        x, y = p
+        wall = 1 - jnp.exp(-4 * x**2)
+        across = 3 * (x**2 - 1) ** 2 + 0.1 * (1 - wall) * jnp.cos(2 * y)
+        return across + wall * 5 * (1 - jnp.cos(y + 0.5)) + 0.02 * y**2
+
+    graph = critical.saddle_graph(walls, jnp.zeros(2), ways=2)
+    index, loss = graph.indices, graph.points.loss
+    assert walls(graph.points.params[0]) == loss[0]
+    assert len(graph.edges) and all(index[a] > index[b] and loss[a] > loss[b] for a, b in graph.edges)
+    few = critical.saddle_graph(walls, jnp.zeros(2), ways=2, most=2)  # the first level alone is larger
+    assert len(few.points.loss) == 2
+    first = graph.edges[graph.edges[:, 0] == 0]
+    assert few.lost >= len(first) - 1 > 0
 
 
 def test_copies_of_a_point_are_one_node(x64):
@@ -298,6 +349,15 @@ def test_copies_of_a_point_are_one_node(x64):
     [
         ({"method": "newtn"}, r"method: expected one of .* \(nearest: 'newton'\)"),
         ({"method": critical.eigenvector_following(3)}, "index: expected at most 2, the number of parameters, got 3"),
+        ({"method": "eigenvector_following"}, r"method: expected critical.eigenvector_following\(k\)"),
+        (
+            {"method": critical.eigenvector_following(2, directions=jnp.ones((2, 1)))},
+            "index: expected at most 1, the number of directions, got 2",
+        ),
+        (
+            {"method": critical.eigenvector_following(1, directions=jnp.ones((3, 1)))},
+            r"directions: expected shape \(2, k\), got \(3, 1\)",
+        ),
         ({"params": jnp.array([jnp.nan, 1.0])}, "params: expected a finite start, got NaN or infinity"),
         ({"tol": 0.0}, "tol: expected a finite number > 0, got 0"),
         ({"max_steps": 0}, "max_steps: expected an integer >= 1, got 0"),

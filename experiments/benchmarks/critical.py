@@ -6,7 +6,9 @@
 The net 10-5-10 on 500 digits (115 parameters, 10 principal components) with a small penalty, float64, everything bound
 to one core. The peer does what the published finders do (Newton-MR: MINRES on Hessian-vector products, then
 backtracking on the squared gradient), one start after the other, with HIPS autograd and SciPy's MINRES; both take the
-same starts, the same tolerance of MINRES, the same rule for a step and the same ‖∇L‖ at the end. Starts lie near
+same starts and the same ‖∇L‖ at the end, and nearly the same rule for a step and for MINRES: ours cuts p at 1 + ‖θ‖ and
+takes a step whose decrease is below rounding if ‖g‖ falls; the relative tolerance is 1e-3 for both, but of ‖g‖ in ours
+and of ‖H‖‖p‖ in SciPy's. Starts lie near
 saddles and minima (ends of eigenvector following, moved by a random step), where both can arrive, and at random, where
 most searches stop at gradient-flat points: the peer has no verdict and calls whatever is below the field's usual
 ‖∇L‖² < 1e-10 critical.

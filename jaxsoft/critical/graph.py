@@ -24,7 +24,8 @@ class SaddleGraph(NamedTuple):
     """Critical points and the ways down between them.
 
     points: m of them, the saddle first, then in the order in which they were reached. edges: (e, 2) places in
-    ``points``, from higher to lower index. lost: how many steps down ended at no critical point of lower index.
+    ``points``, from higher to lower index and loss. lost: how many steps down ended at no critical point of lower index
+    and loss, or at one that ``most`` left out.
     """
 
     points: CriticalPoint
@@ -59,12 +60,13 @@ def saddle_graph(
     most: int = 200,
     progress: bool = False,
 ) -> SaddleGraph:
-    """The critical points below a saddle, as a graph: from index k to every lower one that is reached.
+    """The critical points below a saddle, as a graph: from index k to the lower ones that are reached.
 
-    From a point with index k a step of length ``step`` (1 + ‖θ‖) to either side along each of its ``ways`` lowest modes
-    v, then down again: by eigenvector following that goes uphill along j of the other negative modes, for each
-    j = k-1 .. 0, so that a critical point of index j is sought. What is reached becomes a point of the graph if its
-    index is lower, and so on down to the minima, until there are ``most`` points. All steps of one level are one batch.
+    From a point with index k a step of length ``step`` (1 + ‖θ‖) to either side along each of its m = min(k, ``ways``)
+    lowest modes v, then down again: by eigenvector following that goes uphill along the j lowest others, for each
+    j = m-1 .. 0, so that a critical point of index j is sought; those of index m to k-1 are not. What is reached
+    becomes a point of the graph if its index and its loss are lower, and so on down to the minima, until there are
+    ``most`` points. All steps of one level are one batch.
     Yin, Wang, Chen, Zhang & Zhang (2020), "Construction of a pathway map on a complicated energy landscape".
 
     ``symmetry`` tells copies of one point apart from others (``distinct``); by default what the loss knows of its own.
@@ -96,6 +98,7 @@ def saddle_graph(
         origins = np.array([way.origin for way in down])
         above = np.asarray(points.inertia.negative)[origins]
         good = (found.status == "critical") & (np.asarray(found.inertia.negative) < above)
+        good &= found.loss < np.asarray(points.loss)[origins]
         lost += int(np.sum(~good))
         before = len(points.loss)
         points = _joined(points, found, np.flatnonzero(good))
@@ -104,7 +107,9 @@ def saddle_graph(
         keep = np.concatenate([np.arange(before), new])[: max(most, before)]
         place = {int(names.label[old]): here for here, old in enumerate(keep)}
         for origin, label in zip(origins[good], names.label[before:], strict=True):
-            if int(label) in place and place[int(label)] != origin:
+            if int(label) not in place:
+                lost += 1
+            elif place[int(label)] != origin:
                 edges.add((int(origin), place[int(label)]))
         points = _taken(points, keep)
         level = list(range(before, len(keep)))

@@ -29,6 +29,7 @@ HALVINGS = 50
 FIRST_STEP = 1e-2  # α of the methods without a model, doubled from step to step; a long one would leave the basin
 CUT = 1e-9  # modes with |λ| <= CUT max |λ| count as flat: dense steps do not move along them
 BISECTIONS = 60
+FRUITLESS = 20  # steps uphill without a new least ‖g‖
 
 
 class Iterate(NamedTuple):
@@ -244,13 +245,27 @@ def _collapsed(radius: jax.Array, at: Iterate) -> jax.Array:
 class _Followed(NamedTuple):
     """radius: Δ. directions: (P, k), the modes that went uphill at the last step; None where the lowest do.
 
-    size, loss: 1 + ‖θ‖ and L(θ) at the start.
+    size, loss: 1 + ‖θ‖ and L(θ) at the start. least, since: the least ‖g‖ so far, and how many steps ago that was.
     """
 
     radius: jax.Array
     directions: jax.Array | None
     size: jax.Array
     loss: jax.Array
+    least: jax.Array
+    since: jax.Array
+
+
+def _tracked(
+    vectors: jax.Array, directions: jax.Array | None, index: int | jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """Which ``index`` modes go uphill, the lowest or those most like the directions (P, k), and these as directions."""
+    uphill = jnp.arange(len(vectors)) < index
+    if directions is None:
+        return uphill, None
+    order, kept = jnp.argsort(-jnp.sum(jnp.square(vectors.T @ directions), axis=1)), directions.shape[1]
+    followed = jnp.where(jnp.arange(kept)[None] < index, vectors[:, order[:kept]], 0)
+    return jnp.zeros(len(vectors), jnp.bool_).at[order].set(uphill), followed
 
 
 def eigenvector_following(
@@ -264,11 +279,13 @@ def eigenvector_following(
     index, those most like them, and from then on those most like the ones of the step before. There is nothing that
     falls on the way to a saddle, so a step is taken where the quadratic model foretells the gradient,
     ‖g(θ + p) - g - H p‖ < ‖g‖; Δ, ``radius`` at first, doubles where the error is below a tenth and halves above a
-    half. Uphill may lead on without end: where the loss is above that of the start and ‖θ‖ > ``farthest`` (1 + ‖θ₀‖)
-    the search gives up, as stuck. ``index`` may be traced: an axis of a sweep. Cerjan & Miller (1981), "On finding
-    transition states"; Banerjee, Adams, Simons & Shepard (1985), "Search for stationary points on surfaces", whose two
-    shifts of P-RFO the trust region replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and (C60)55
-    clusters", for any index.
+    half. Uphill may lead on without end: where the loss is above that of the start and ‖θ‖ > ``farthest`` (1 + ‖θ₀‖),
+    or a tenth of that and the last 20 steps brought no ‖g‖ below all before, the search gives up, as stuck. ``index``
+    may be traced: an axis of a sweep; one that is negative or larger than P, or than k, is stuck from the start. Raises
+    ValueError for such an index that is no traced one, and for directions of another shape. Cerjan & Miller (1981), "On
+    finding transition states"; Banerjee, Adams, Simons & Shepard (1985), "Search for stationary points on surfaces",
+    whose two shifts of P-RFO the trust region replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and
+    (C60)55 clusters", for any index.
     """
     if not isinstance(index, jax.Array):
         checks.count("index", index, at_least=0)
@@ -276,38 +293,41 @@ def eigenvector_following(
     checks.positive("farthest", farthest)
 
     def start(at: Iterate) -> _Followed:
-        return _Followed(jnp.asarray(radius, at.loss.dtype), directions, reach(at.theta), at.loss)
+        never, now = jnp.full((), jnp.inf, at.loss.dtype), jnp.zeros((), jnp.int32)
+        return _Followed(jnp.asarray(radius, at.loss.dtype), directions, reach(at.theta), at.loss, never, now)
 
     def move(surface: Surface, at: Iterate, memory: _Followed, key: jax.Array) -> Moved:
         size, delta = at.theta.size, memory.radius
-        if not checks.traced(index) and index > size:
-            raise ValueError(f"index: expected at most {size}, the number of parameters, got {index}")
+        if directions is not None and (directions.ndim != 2 or len(directions) != size):
+            raise ValueError(f"directions: expected shape ({size}, k), got {directions.shape}")
+        most, of = (size, "parameters") if directions is None else (directions.shape[1], "directions")
+        if not checks.traced(index) and index > most:
+            raise ValueError(f"index: expected at most {most}, the number of {of}, got {index}")
         values, vectors = jnp.linalg.eigh(surface.hessian(at.theta))
-        uphill, followed = jnp.arange(size) < index, memory.directions
-        if followed is not None:
-            order = jnp.argsort(-jnp.sum(jnp.square(vectors.T @ followed), axis=1))
-            kept = followed.shape[1]
-            followed = jnp.where(jnp.arange(kept)[None] < index, vectors[:, order[:kept]], 0)
-            uphill = jnp.zeros(size, jnp.bool_).at[order].set(uphill)
+        uphill, followed = _tracked(vectors, memory.directions, index)
         steep, along = _modes(values, vectors, at.grad)
         force = jnp.where(uphill, along, -along)
         modes = _within(delta, jnp.where(steep, force, 0), jnp.abs(values))
         new = surface.at(at.theta + vectors @ modes)
         foretold = at.grad + vectors @ (values * modes)
-        error = jnp.linalg.norm(new.grad - foretold) / jnp.linalg.norm(at.grad)
-        good = error < 1  # not where it is NaN
+        slope, known = jnp.linalg.norm(at.grad), jnp.asarray((index >= 0) & (index <= most))
+        error = jnp.linalg.norm(new.grad - foretold) / slope
+        good = (error < 1) & known  # not where it is NaN
         length = jnp.linalg.norm(modes)
         grown = jnp.where((error < 0.1) & (length > 0.9 * delta), 2 * delta, delta)
         delta = jnp.where(error <= 0.5, grown, jnp.minimum(length, delta) / 2)
-        lost = (at.loss > memory.loss) & (jnp.linalg.norm(at.theta) > farthest * memory.size)
-        stuck = lost | _collapsed(delta, at) | (length == 0)
-        return _choose(good, new, at), memory._replace(radius=delta, directions=followed), stuck
+        since = jnp.where(slope < memory.least, 0, memory.since + 1)
+        limit = jnp.where(since < FRUITLESS, farthest, farthest / 10) * memory.size
+        lost = (at.loss > memory.loss) & (jnp.linalg.norm(at.theta) > limit)
+        stuck = ~known | lost | _collapsed(delta, at) | (length == 0)
+        least = jnp.minimum(slope, memory.least)
+        return _choose(good, new, at), _Followed(delta, followed, memory.size, memory.loss, least, since), stuck
 
     return Method(start, move, segment=4)
 
 
 def saddle_free(*, radius: float = 0.1) -> Method:
-    """Saddle-free Newton, p = -(|H| + μ)⁻¹ g in a trust region: leaves every saddle, reaches minima.
+    """Saddle-free Newton, p = -(|H| + μ)⁻¹ g in a trust region: leaves every saddle but one it starts on, for minima.
 
     ``eigenvector_following`` with index 0. Dauphin et al. (2014), "Identifying and attacking the saddle point problem
     in high-dimensional non-convex optimization".

@@ -72,7 +72,7 @@ def find(
         raise ValueError("params: expected a finite start, got NaN or infinity")
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
     check(loss, params)
-    ds, many = _search(loss, stacked, method, tol, max_steps, seed, None, False)
+    ds, many = _search(loss, stacked, method, tol=tol, max_steps=max_steps, seed=seed)
     one = CriticalPoint(*(jax.tree.map(lambda leaf: leaf[0], field) for field in many))
     certificate = inertia(loss, one.params, band=_bands(ds)[0]) if certify else None
     return one._replace(inertia=certificate)
@@ -97,7 +97,7 @@ def find_all(
         starts: a pytree with n points along the first axis of every leaf.
         method: one of ``METHODS``; a ``Method`` with settings, like ``eigenvector_following(3)``; or a function of the
             start's number, a traced one, that returns a ``Method``, like ``lambda i: eigenvector_following(ks[i])``
-            with i as an integer.
+            with i as an integer and ks a jax array of them.
         tol: ‖∇L‖ at a critical point; 1e-8 in float64, 1e-5 in float32.
         max_steps: of each search.
         seed: of the noise, for the methods that draw it.
@@ -105,10 +105,11 @@ def find_all(
         out: a folder: the searches survive a crash, and the same call resumes.
         progress: show progress on standard error.
 
-    A start never vanishes: one that is not finite ends as "failed". Raises ValueError and TypeError for arguments that
-    do not fit, each named.
+    A start never vanishes: one that is not finite ends as "failed", and where the Hessian is not finite every curvature
+    is undecided, with a band and bound of NaN. Raises ValueError and TypeError for arguments that do not fit, each
+    named.
     """
-    ds, found = _search(loss, starts, method, tol, max_steps, seed, out, progress)
+    ds, found = _search(loss, starts, method, tol=tol, max_steps=max_steps, seed=seed, out=out, progress=progress)
     if not certify:
         return found
 
@@ -120,15 +121,20 @@ def find_all(
     axes = {"point": range(len(found.loss))}
     counted = sweep.run(process.evaluate(measure, ends), axes, seed=seed, steps=1, progress=progress)
     names = [field.name for field in dataclasses.fields(Inertia) if field.name != "method"]
-    counts = {name: jnp.asarray(counted[f"final_{name}"].to_numpy()) for name in names}
+    counts = {name: counted[f"final_{name}"].to_numpy() for name in names}
+    unknown = counted["status"].to_numpy() == DIVERGED  # nothing was counted there
+    size = sum(leaf[0].size for leaf in jax.tree.leaves(found.params))
+    for name, value in (("undecided", size), ("band", np.nan), ("bound", np.nan)):
+        counts[name] = np.where(unknown, np.asarray(value, counts[name].dtype), counts[name])
+    counts = {name: jnp.asarray(value) for name, value in counts.items()}
     one = jax.tree.map(lambda leaf: leaf[0], ends)
     method_used = jax.eval_shape(lambda end: inertia(loss, end[0], band=end[1]), one).method  # by size and memory
     return found._replace(inertia=Inertia(**counts, method=method_used))
 
 
 def _search(
-    loss: Loss, starts: Params, method: str | Method | MethodOf, tol: float | None, max_steps: int, seed: int,
-    out: str | Path | None, progress: bool,
+    loss: Loss, starts: Params, method: str | Method | MethodOf, *, tol: float | None, max_steps: int, seed: int,
+    out: str | Path | None = None, progress: bool = False,
 ) -> tuple[xr.Dataset, CriticalPoint]:  # fmt: skip
     if callable(method):
         method_of = method
@@ -155,7 +161,8 @@ def _bands(ds: xr.Dataset) -> jax.Array:
     norm, drift = ds["final_norm"].to_numpy(), ds["final_drift"].to_numpy()
     root = np.sqrt(np.finfo(norm.dtype).eps)
     critical = ds["final_verdict"].to_numpy() == CRITICAL
-    return jnp.asarray(np.maximum(root * np.where(norm > 0, norm, 1), np.where(critical, 2 * drift, 0)))
+    usual = root * np.where((norm > 0) & np.isfinite(norm), norm, 1)
+    return jnp.asarray(np.maximum(usual, np.where(critical & np.isfinite(drift), 2 * drift, 0)))
 
 
 def from_dataset(ds: xr.Dataset, like: Params) -> CriticalPoint:

@@ -20,9 +20,11 @@ CRITICAL, GRADIENT_FLAT, DIVERGING_TO_INFINITY, MAX_STEPS, FAILED = range(5)
 
 FLAT = 0.9  # r above which a point is gradient-flat (Frye et al. 2021)
 NEAR = 1e-2  # a critical point is at most so far, relative to 1 + ‖θ‖
-OUTWARD_STEPS = 3
-SHORTER, HARDLY_SHORTER = 0.75, 0.95  # a step outwards is longer than that times the one before; the latter if near
+ROUNDING = 4  # ε ‖H_i‖ max(‖θ‖, 1), rows of H: so much of g_i may be mere rounding
+STEPS = 3
+SHORTER, HARDLY_SHORTER = 0.75, 0.95  # steps do not converge if longer than that times the one before; the latter near
 FAR, TURNS = 20, 100  # a ray is followed as far as 2²⁰ (1 + ‖θ‖); so often is its direction turned
+HALVINGS = 60  # of the bracket around the place where the slope along a ray vanishes
 VERDICT_PRODUCTS = 1000
 CLOSED_FORM_SIZE = 256  # up to so many parameters a Hessian in closed form replaces the products
 PROBES = 8  # random vectors behind ‖H‖_F
@@ -30,20 +32,24 @@ NUMBERS = ("flatness", "kernel", "distance", "norm", "drift")
 
 
 class SearchState(NamedTuple):
-    """Where a search stands, what its method remembers, whether it is stuck, the key of its noise, its steps."""
+    """Where a search stands, what its method remembers, whether it is stuck, the key of its noise, its steps.
+
+    moved: the length of the step that led here, infinite at the start.
+    """
 
     at: Iterate
     memory: Memory
     stuck: jax.Array
     key: jax.Array
     step: jax.Array
+    moved: jax.Array
 
 
 class Verdict(NamedTuple):
     """code: into ``VERDICTS``. flatness: Frye's r. kernel: ρ, the share of g that no step within reach cancels.
 
     distance: ‖p‖, the length of the Newton step that is left. norm: ‖H‖_F. drift: ‖H(θ + 4 p) - H(θ)‖_F, how much the
-    curvatures may still change on the way to the point itself.
+    curvatures may still change on the way to the point itself; ``norm`` where that is not finite.
     """
 
     code: jax.Array
@@ -60,6 +66,10 @@ def as_method(method: str | Method) -> Method:
         return method
     if not isinstance(method, str):
         raise TypeError(f"method: expected a name or a Method, got {type(method).__name__}")
+    if method == "eigenvector_following":
+        raise ValueError(
+            "method: expected critical.eigenvector_following(k), for it needs an index, got its name alone"
+        )
     return METHODS[checks.one_of("method", method, METHODS)]()
 
 
@@ -101,8 +111,9 @@ def make_search(
 
     Records ``loss`` and ``grad_norm`` = ‖∇L‖₂; at the end also ``params`` (P,) in the order of ``jax.tree.leaves``,
     ``verdict`` (a place in ``VERDICTS``) and the other numbers of ``Verdict`` (see ``judge``). A search ends as
-    converged where ‖∇L‖ <= tol, or where its method is stuck. ``tol`` is 1e-8 in float64 and 1e-5 in float32, whose
-    rounding seldom allows more: use float64.
+    converged where ‖∇L‖ <= tol, unless the next step is long, > 0.01 (1 + ‖θ‖), and they become shorter, each less than
+    0.75 times the last; or where its method is stuck. ``tol`` is in units of the loss, per unit of θ: scale it with the
+    loss. By default it is 1e-8 in float64 and 1e-5 in float32, whose rounding seldom allows more: use float64.
 
     Raises TypeError for a loss that is not one real number or parameters that are not floats, ValueError for an unknown
     method or a tol that is not positive.
@@ -135,19 +146,21 @@ def search_on(ground: Ground, init: Callable[[jax.Array], Params], chosen: Metho
         draw, noise = jax.random.split(key)
         with jax.default_matmul_precision("highest"):
             at = surface.at(ravel_pytree(init(draw))[0])
-        return SearchState(at, chosen.start(at), jnp.zeros((), jnp.bool_), noise, jnp.zeros((), jnp.int32))
+        never = jnp.full((), jnp.inf, at.loss.dtype)
+        return SearchState(at, chosen.start(at), jnp.zeros((), jnp.bool_), noise, jnp.zeros((), jnp.int32), never)
 
     def step(state: SearchState) -> tuple[SearchState, Info]:
         with jax.default_matmul_precision("highest"):
             key = jax.random.fold_in(state.key, state.step)
             at, memory, stuck = chosen.move(surface, state.at, state.memory, key)
-            grad_norm = jnp.linalg.norm(state.at.grad)
-            found = (grad_norm <= tolerance) & chosen.settled(state.memory)
+            grad_norm, moved = jnp.linalg.norm(state.at.grad), jnp.linalg.norm(at.theta - state.at.theta)
+            arriving = (moved > NEAR * reach(state.at.theta)) & (moved <= SHORTER * state.moved)
+            found = (grad_norm <= tolerance) & ~arriving & chosen.settled(state.memory)
             done = jnp.where(found | state.stuck, CONVERGED, RUNNING).astype(jnp.int32)
             seen = judged(state.at, state.stuck)
         final = {"params": state.at.theta, "verdict": seen.code, **{n: getattr(seen, n) for n in NUMBERS}}
         record = {"loss": state.at.loss, "grad_norm": grad_norm}
-        return SearchState(at, memory, stuck, state.key, state.step + 1), Info(done, record, final)
+        return SearchState(at, memory, stuck, state.key, state.step + 1, moved), Info(done, record, final)
 
     return Process(begin, step)
 
@@ -157,12 +170,15 @@ def descends_for_ever(surface: Surface, at: Iterate, toward: jax.Array) -> jax.A
 
         φ(t) = L(θ + t d),   φ'(0) < 0,   φ'(t) <= 0 at t = 2^k (1 + ‖θ‖), k = -3 .. 20,   φ' → 0
 
-    up to √ε |φ'(0)|. The direction d is ``toward``, turned by d ← d - g / ‖g‖, g = ∇L far along the ray, until g
-    vanishes there. For a softmax regression g is there a sum over the examples on the wrong side, so this is the
-    perceptron with all of them at once, and finds a separating d, where there is one, after finitely many turns
-    (Novikoff 1962, "On convergence proofs on perceptrons"); along such a d the loss falls from every point, so no
+    up to √ε |φ'(0)|, and φ never rises from one such t to the next by more than the rounding of φ(-t). Nor does φ'
+    vanish in one jump: beyond a kink the loss is constant, and its minimum attained. (What becomes constant smoothly is
+    not told from what falls below rounding.) The direction d is ``toward``, turned by d ← d - g / ‖g‖, g = ∇L far along
+    the ray, until g vanishes there. For a softmax regression g is there a sum over the examples on the wrong side, so
+    this is the perceptron with all of them at once, and finds a separating d, where there is one, after finitely many
+    turns (Novikoff 1962, "On convergence proofs on perceptrons"); along such a d the loss falls from every point, so no
     critical point lies at finite distance. Of other losses the ray says where the loss falls to, not that there is no
-    critical point elsewhere. None falls for ever where a penalty makes the loss grow to all sides.
+    critical point elsewhere; a way to infinity that is curved, or that rounding bars, is not found. None falls for ever
+    where a penalty makes the loss grow to all sides.
     """
     dtype, small = at.loss.dtype, jnp.sqrt(jnp.finfo(at.loss.dtype).eps)
     size, slope = reach(at.theta), jnp.linalg.norm(at.grad)
@@ -189,21 +205,67 @@ def descends_for_ever(surface: Surface, at: Iterate, toward: jax.Array) -> jax.A
         return there.loss, jnp.vdot(there.grad, d)
 
     first = jnp.vdot(at.grad, d)
-    loss, slopes = jax.lax.map(along, size * 2.0 ** jnp.arange(-3, FAR + 1, dtype=dtype))
-    falls = jnp.all(jnp.diff(loss, prepend=at.loss[None]) <= 4 * jnp.finfo(dtype).eps * jnp.abs(at.loss))
+    places = size * 2.0 ** jnp.arange(-3, FAR + 1, dtype=dtype)
+    (loss, back), (slopes, _) = (x.reshape(2, -1) for x in jax.lax.map(along, jnp.concatenate([places, -places])))
+
+    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        steep = along(middle)[1] < small * first
+        return jnp.where(steep, middle, low), jnp.where(steep, high, middle)
+
+    vanishing = along(jax.lax.fori_loop(0, HALVINGS, halve, (jnp.zeros((), dtype), places[-1]))[0])[1]
+    rounding = 4 * jnp.finfo(dtype).eps * jnp.maximum(jnp.abs(at.loss), jnp.abs(back))  # of numbers of that size
+    falls = jnp.all(jnp.diff(loss, prepend=at.loss[None]) <= rounding)
     falls &= (first < -small * slope) & jnp.all(slopes <= -small * first)
-    return falls & (slopes[-1] >= small * first)
+    return falls & (slopes[-1] >= small * first) & (vanishing >= jnp.sqrt(small) * first)
 
 
 class _Newton(NamedTuple):
-    """Newton steps in a row: how many, where they led, the next, the first; whether all fall, whether all lead out."""
+    """Newton steps in a row: how many, where they led, the next, the first, whether they fall and do not shorten."""
 
     count: jax.Array
     here: Iterate
     step: jax.Array
     first: Solution
     falls: jax.Array
-    outward: jax.Array
+
+
+def newton_steps(surface: Surface, at: Iterate) -> tuple[Solution, jax.Array]:
+    """The Newton step from here, and whether three in a row lower both the loss and ‖g‖ and do not become shorter."""
+    most, eps = min(4 * at.theta.size, VERDICT_PRODUCTS), jnp.finfo(at.loss.dtype).eps
+    tol = min(1e-6, float(eps) ** 0.5)  # curvatures below √ε ‖H‖ count as none, as in an inertia
+
+    def newton(n: _Newton) -> _Newton:
+        new = surface.at(n.here.theta + n.step)
+        length = reach(new.theta)
+        solved = minres(surface.product(new.theta), -new.grad, tol=tol, max_steps=most, reach=length)
+        size = jnp.linalg.norm(solved.x)
+        kept = jnp.where(jnp.linalg.norm(n.first.x) <= NEAR * reach(at.theta), HARDLY_SHORTER, SHORTER)
+        falls = (new.loss < n.here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(n.here.grad))
+        falls &= size > kept * jnp.linalg.norm(n.step)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
+        falls = jnp.where(n.count == 0, size > jnp.sqrt(eps) * length, falls)
+        first = jax.tree.map(lambda a, b: jnp.where(n.count == 0, a, b), solved, n.first)
+        return _Newton(n.count + 1, new, solved.x, first, falls)
+
+    zero = jnp.zeros_like(at.theta)
+    none = Solution(zero, jnp.zeros_like(at.loss), zero, jnp.zeros((), jnp.int32))
+    begin = _Newton(jnp.zeros((), jnp.int32), at, zero, none, jnp.ones((), jnp.bool_))
+    steps = jax.lax.while_loop(lambda n: n.falls & (n.count <= STEPS), newton, begin)
+    return steps.first, steps.falls
+
+
+def norms(surface: Surface, theta: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """‖H_i‖ of every row of H, ‖H‖_F, and ‖H(θ + 4 p) - H(θ)‖_F, ‖H‖_F where that is no number; 8 random products."""
+    probes = jax.random.normal(jax.random.key(0), (PROBES, theta.size), theta.dtype)
+
+    def images(theta: jax.Array) -> jax.Array:
+        return jax.vmap(surface.product(theta))(probes)
+
+    here, beyond = jax.lax.map(images, jnp.stack([theta, theta + 4 * p]))
+    rows = jnp.sqrt(jnp.mean(jnp.square(here), axis=0))
+    norm, drift = jnp.linalg.norm(rows), jnp.sqrt(jnp.mean(jnp.sum(jnp.square(beyond - here), axis=1)))
+    return rows, norm, jnp.where(jnp.isfinite(drift), drift, norm)
 
 
 def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Array) -> Verdict:
@@ -211,18 +273,18 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
 
         r = ‖H p + g‖ / (‖H‖_F ‖p‖ + ‖g‖),      Frobenius norms from 8 random products each
 
-    and ρ = ‖H p + g‖ / ‖g‖ for the longest such p within 1 + ‖θ‖:
+    and ρ = ‖H p + g‖ / ‖g‖ for the longest such p within 1 + ‖θ‖, in this order:
 
-    critical: ‖g‖ <= tol, r <= 0.9 and the critical point is near, ‖p‖ <= 0.01 (1 + ‖θ‖), and the steps that follow p
-    become shorter; or g is mere rounding.
+    critical: the critical point is near, ‖p‖ <= 0.01 (1 + ‖θ‖), and ‖g‖ <= tol, r <= 0.9, ρ <= 0.9, and the steps that
+    follow p become shorter. Where g is mere rounding, |g_i| <= 4 ε ‖H_i‖ max(‖θ‖, 1) for every row of H, those steps
+    are not asked for, and either ‖g‖ <= tol or r, ρ <= 0.9 is enough.
+    diverging_to_infinity: a ray is found along which the loss falls for ever (``descends_for_ever``), and three Newton
+    steps in a row lower both the loss and ‖g‖ and do not become shorter, or the end is gradient-flat, or ‖g‖ <= tol: on
+    separable data the gradient vanishes only at infinity.
     gradient_flat: g lies in the kernel of H, r > 0.9 (Frye et al. 2021, "Critical point-finding methods reveal
     gradient-flat regions of deep network losses"), or nearly, ρ > 0.9: what would cancel it is farther away than θ is
-    long; or ‖g‖ <= tol with the critical point not near.
-    diverging_to_infinity: three Newton steps in a row lower both the loss and ‖g‖ and do not become shorter (where θ is
-    long they may be short beside it), and they lead outwards or a ray is found along which the loss falls for ever
-    (``descends_for_ever``); or such a ray begins at a gradient-flat end: on separable data the gradient vanishes only
-    at infinity.
-    failed: stuck for another reason; max_steps: none of these, the search would have gone on.
+    long. Curvatures below √ε ‖H‖ count as none.
+    failed: none of these, and stuck; max_steps: none of these, the search could have gone on.
 
     Where Newton's steps only shrink by a constant factor (a degenerate point, H singular there) 4 p reaches beyond the
     point, so that eigenvalues of H that vanish there are at most 2 ``drift`` here.
@@ -231,52 +293,17 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     zero gradient near it and ends as gradient_flat or failed, but for a search that lands on the kink itself, where
     automatic differentiation makes up a derivative.
     """
-    most = min(4 * at.theta.size, VERDICT_PRODUCTS)
-    tiny = jnp.finfo(at.loss.dtype).tiny
-
-    def newton(n: _Newton) -> _Newton:
-        new = surface.at(n.here.theta + n.step)
-        length = reach(new.theta)
-        solved = minres(surface.product(new.theta), -new.grad, tol=1e-6, max_steps=most, reach=length)
-        size = jnp.linalg.norm(solved.x)
-        kept = jnp.where(jnp.linalg.norm(n.first.x) <= NEAR * reach(at.theta), HARDLY_SHORTER, SHORTER)
-        falls = (new.loss < n.here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(n.here.grad))
-        falls &= size > kept * jnp.linalg.norm(n.step)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
-        falls = jnp.where(n.count == 0, size > jnp.sqrt(jnp.finfo(at.loss.dtype).eps) * length, falls)
-        outward = (n.count == 0) | (n.outward & (jnp.linalg.norm(new.theta) > jnp.linalg.norm(n.here.theta)))
-        first = jax.tree.map(lambda a, b: jnp.where(n.count == 0, a, b), solved, n.first)
-        return _Newton(n.count + 1, new, solved.x, first, falls, outward)
-
-    zero, yes = jnp.zeros_like(at.theta), jnp.ones((), jnp.bool_)
-    none = Solution(zero, jnp.zeros_like(at.loss), zero, jnp.zeros((), jnp.int32))
-    steps = jax.lax.while_loop(
-        lambda n: n.falls & (n.count <= OUTWARD_STEPS),
-        newton,
-        _Newton(jnp.zeros((), jnp.int32), at, zero, none, yes, yes),
-    )
-    solved, p = steps.first, steps.first.x
+    first, falls = newton_steps(surface, at)
+    p, tiny = first.x, jnp.finfo(at.loss.dtype).tiny
+    rows, norm, drift = norms(surface, at.theta, p)
     slope, size, length = jnp.linalg.norm(at.grad), jnp.linalg.norm(at.theta), jnp.linalg.norm(p)
-    probes = jax.random.normal(jax.random.key(0), (PROBES, at.theta.size), at.theta.dtype)
-
-    def images(theta: jax.Array) -> jax.Array:
-        return jax.vmap(surface.product(theta))(probes)
-
-    def frobenius(images: jax.Array) -> jax.Array:
-        return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(images), axis=1)))
-
-    here, beyond = jax.lax.map(images, jnp.stack([at.theta, at.theta + 4 * p]))
-    norm, drift = frobenius(here), frobenius(beyond - here)
-    flatness = solved.residual / jnp.maximum(norm * length + slope, tiny)
-    rounding = slope <= 100 * jnp.finfo(at.loss.dtype).eps * norm * jnp.maximum(size, 1)
-    left = at.grad + surface.product(at.theta)(solved.within)
+    flatness = first.residual / jnp.maximum(norm * length + slope, tiny)
+    left = at.grad + surface.product(at.theta)(first.within)
     kernel = jnp.linalg.norm(left) / jnp.maximum(slope, tiny)
-    near = length <= NEAR * reach(at.theta)
-    endless = descends_for_ever(surface, at, p)
-    outward = steps.falls & (steps.outward | endless) & ~rounding
-    flat = (flatness > FLAT) | (kernel > FLAT)
-    critical = (slope <= tol) & (rounding | (near & ~flat & ~outward))
-    flat_end = flat | (slope <= tol)
+    small, near, flat = slope <= tol, length <= NEAR * reach(at.theta), (flatness > FLAT) | (kernel > FLAT)
+    rounding = jnp.all(jnp.abs(at.grad) <= ROUNDING * jnp.finfo(at.loss.dtype).eps * rows * jnp.maximum(size, 1))
+    critical = near & jnp.where(rounding, small | ~flat, small & ~flat & ~falls)
+    endless = (falls | flat | small) & descends_for_ever(surface, at, p)
     ended = jnp.where(stuck | ~jnp.isfinite(slope), FAILED, MAX_STEPS)
-    otherwise = jnp.where(flat_end, GRADIENT_FLAT, ended)
-    code = jnp.where(critical, CRITICAL, jnp.where(outward | (flat_end & endless), DIVERGING_TO_INFINITY, otherwise))
+    code = jnp.select([critical, endless, flat], [CRITICAL, DIVERGING_TO_INFINITY, GRADIENT_FLAT], ended)
     return Verdict(code.astype(jnp.int32), flatness, kernel, length, norm, drift)
