@@ -491,7 +491,7 @@ def test_a_search_that_ends_early_says_so(x64):
     assert (near <= np.asarray(found.residuals) + 1e-13).all()  # an eigenvalue within each residual all the same
 
 
-@pytest.mark.parametrize(("dtype", "lowest"), [(np.float64, -1e-5), (np.float64, -5e-5), (np.float32, -3e-3)])
+@pytest.mark.parametrize(("dtype", "lowest"), [(np.float64, -1e-5), (np.float32, -3e-3)])
 def test_a_lower_eigenvalue_beside_many_zeros_is_found(x64, quick_compilation, dtype, lowest):
     """A random vector has 1/√P of it: a residual of |λ| /√P, far below tol, proves nothing of what is lower."""
     values = np.concatenate([[lowest, 1.0], 10.0 ** np.random.default_rng(0).uniform(-3, 0, 14), np.zeros(984)])
