@@ -195,6 +195,11 @@ def test_the_index_rises_with_the_loss_and_a_falling_one_is_caught(x64, quick_co
     nothing = results.assign(status=results["status"].where(results["status"] != "critical", "failed"))
     assert not verdicts(index_against_loss, config, nothing)[0]
     assert index_against_loss.plot(nothing, config).get_title()
+    small, large = np.asarray(index_against_loss.starts(config)[0].weight[:6]).reshape(2, 3, -1)
+    assert not np.allclose(small / config.scales[0], large / config.scales[1])  # other draws, not the same enlarged
+    rows = {"loss": [1.0, 1.0, 1.0], "negative": [2, 2, 2], "status": ["critical"] * 3, "point": [0, 1, 1]}
+    twins = xr.Dataset({k: ("start", v) for k, v in rows.items()}, attrs={"parameters": 4})
+    assert len(index_against_loss.points(twins, only_critical=True)[0]) == 2  # of one loss and index, but not copies
 
 
 def test_the_laws_of_the_quadratic_saddle_and_a_wrong_one(x64, monkeypatch):
@@ -274,6 +279,8 @@ def test_the_share_of_minima_is_counted_and_a_lost_minimum_is_caught(x64, quick_
     config = share_of_minima.TINY
     results = share_of_minima.main(config)
     assert np.unique(results["parameters"]).tolist() == [2 * (2 + 1 + 2)]  # h (d + 1 + C)
+    drawn = np.asarray(share_of_minima.at_random(config.nets[0], config)[0].weight)
+    assert not np.allclose(drawn[:4] / config.scales[0], drawn[4:] / config.scales[1])  # other draws at each scale
     zero = results.isel(search=np.flatnonzero((results["kind"] == "near a saddle") & (results["point"] >= 0)))
     assert (zero["negative"] > 0).any()
     share = share_of_minima.shares(share_of_minima.distinct_points(results))
