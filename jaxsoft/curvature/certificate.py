@@ -27,11 +27,10 @@ from jaxsoft.curvature.products import (
     Composite,
     Loss,
     Params,
-    check,
     check_memory,
+    examine,
     hessian,
     memory_bytes,
-    precision,
     products,
 )
 from jaxsoft.curvature.sturm import STURM, householder, norm, sturm_counts
@@ -116,8 +115,8 @@ def inertia(
     Raises ValueError for a band that is not positive, an unknown method, "ldl" under a transformation, a ``null`` of
     another shape; MemoryError for a matrix that does not fit; and what ``hessian`` raises.
     """
-    size, dtype = check(loss, params)
-    eps = float(jnp.finfo(precision(loss, params)).eps)
+    size, dtype, worst = examine(loss, params)
+    eps = float(jnp.finfo(worst).eps)
     if band is not None:
         checks.positive("band", band)
         if not checks.traced(band) and not 0 < float(np.asarray(band, dtype)) < np.inf:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsoft import checks
-from jaxsoft.curvature.products import Flat, Loss, Params, check, check_memory, hessian, precision, products
+from jaxsoft.curvature.products import Flat, Loss, Params, check_memory, examine, hessian, products
 
 MODERATE = 30  # exponents of two up to which nothing is scaled
 DENSE_SIZE = 256  # up to so many parameters the whole matrix is cheaper than a search
@@ -125,12 +125,12 @@ def spectrum(
     ``max_restarts`` ends the search, ``converged`` says which pairs are good. Raises ValueError for k outside [1, P],
     an unknown ``which``, a tol that is not positive, MemoryError for a k whose vectors do not fit.
     """
-    size, dtype = check(loss, params)
+    size, dtype, worst = examine(loss, params)
     checks.count("k", k)
     if k > size:
         raise ValueError(f"k: expected at most {size}, the number of parameters, got {k}")
     checks.one_of("which", which, ["SA", "LA", "BE"])
-    eps = float(jnp.finfo(precision(loss, params)).eps)
+    eps = float(jnp.finfo(worst).eps)
     tol = checks.positive("tol", (1e-6 if eps < 1e-8 else 1e-4) if tol is None else tol)
     key = jax.random.key(0) if key is None else key
     checks.count("max_restarts", max_restarts, at_least=0)

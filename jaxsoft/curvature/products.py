@@ -59,6 +59,12 @@ class Composite:
 
 def check(loss: Loss, params: Params) -> tuple[int, jnp.dtype]:
     """The number of parameters P and the type of their flat vector; raises for what has no Hessian."""
+    return examine(loss, params)[:2]
+
+
+def examine(loss: Loss, params: Params) -> tuple[int, jnp.dtype, jnp.dtype]:
+    """``check``, and the least precise of the types of parameters and loss: its eps is what second derivatives are good
+    to. A cast to less that the loss hides inside is not seen."""
     if not callable(loss):
         raise TypeError(f"loss: expected a function of params, got {type(loss).__name__}")
     leaves = jax.tree.leaves(params)
@@ -75,16 +81,9 @@ def check(loss: Loss, params: Params) -> tuple[int, jnp.dtype]:
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         got = f"{value.dtype} of shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
         raise TypeError(f"loss: expected one real number, got {got}")
-    return size, jax.eval_shape(lambda p: ravel_pytree(p)[0], params).dtype
-
-
-def precision(loss: Loss, params: Params) -> jnp.dtype:
-    """The least precise of the types of the parameters and of the loss: its eps is what second derivatives are good to.
-
-    A cast to less that the loss hides inside is not seen.
-    """
-    types = [jnp.result_type(leaf) for leaf in (*jax.tree.leaves(params), jax.eval_shape(loss, params))]
-    return max(types, key=lambda dtype: float(jnp.finfo(dtype).eps))
+    types = [jnp.result_type(leaf) for leaf in leaves]
+    worst = max([*types, value.dtype], key=lambda dtype: float(jnp.finfo(dtype).eps))
+    return size, jnp.result_type(*types), worst
 
 
 def check_memory(size: int, dtype: jnp.dtype, columns: int, instead: str) -> None:
