@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -35,7 +34,7 @@ from experiments import script
 from experiments.claim import Claim
 from jaxsoft import data, models, optimizers, plateau, problem, replay, style, sweep, train
 from jaxsoft.problem import Problem
-from jaxsoft.process import CONVERGED, RUNNING, Info, Process
+from jaxsoft.process import Process, until
 from jaxsoft.progress import Report
 from jaxsoft.train import TrainState
 
@@ -61,22 +60,9 @@ QUICK = Config(hidden=16, scales=(1e-4, 1e-2), points=(0.2, 0.6), inits=10)
 
 def net(config: Config, scale: float | jax.Array) -> Problem:
     """As many examples of every class, so that the plateau lies at ln C."""
-    whole = data.get(config.dataset)
-    pick = np.concatenate([np.flatnonzero(whole.y == c)[: config.per_class] for c in range(whole.num_classes)])
-    some = whole._replace(x=whole.x[pick].astype(float), y=whole.y[pick])
+    some = data.first(data.get(config.dataset), config.per_class)
     sizes = (some.x[0].size, config.hidden, some.num_classes)
     return problem.classification(models.mlp(sizes, scale=scale), some)
-
-
-def until(process: Process[TrainState], level: float) -> Process[TrainState]:
-    """The process, ended where its loss is below a level."""
-
-    def step(state: TrainState) -> tuple[TrainState, Info]:
-        following, info = process.step(state)
-        below = jnp.where(info.record["loss"] < level, CONVERGED, RUNNING).astype(info.done.dtype)
-        return following, info._replace(done=jnp.where(info.done == RUNNING, below, info.done))
-
-    return Process(process.init, step)
 
 
 def main(config: Config = Config(), *, progress: bool = False) -> xr.Dataset:
@@ -86,7 +72,7 @@ def main(config: Config = Config(), *, progress: bool = False) -> xr.Dataset:
     level = plateau.exit_level(num_classes)
 
     def process(optimizer: GradientTransformation, scale: jax.Array) -> Process[TrainState]:
-        return until(train.make_train(net(config, scale), optimizer), level)
+        return until(train.make_train(net(config, scale), optimizer), "loss", level)
 
     axes = {"optimizer": transforms, "scale": config.scales, "run": sweep.Seeds(config.inits)}
     about = {"num_classes": num_classes}

@@ -81,12 +81,11 @@ FREE = Config(l2=5e-3, per_scale=8, runs=4, times=(50, 100, 200, 800, 3200), ind
 
 def examples(config: Config) -> data.Dataset:
     """So many of each class; MNIST as 5 x 5 pixels with mean 0."""
-    whole = data.mnist(10) if config.dataset == "mnist" else data.get(config.dataset)
-    pick = np.concatenate([np.flatnonzero(whole.y == c)[: config.per_class] for c in range(whole.num_classes)])
-    x = whole.x[pick].astype(np.float64)
+    some = data.first(data.mnist(10) if config.dataset == "mnist" else data.get(config.dataset), config.per_class)
+    x = some.x.astype(np.float64)
     if config.dataset == "mnist":
         x = x.reshape(-1, 5, 2, 5, 2).mean(axis=(2, 4)).reshape(-1, 25)
-    return data.Dataset(x - x.mean(axis=0), whole.y[pick], whole.num_classes, whole.name)
+    return some._replace(x=x - x.mean(axis=0))
 
 
 def net(config: Config, scale: float) -> Problem:

@@ -109,7 +109,7 @@ def plot(results: xr.Dataset, config: Config, *, ax: Axes | None = None) -> Axes
         )  # fmt: skip
         half = trapped(results, 1).sel(activation=activation).mean("run").to_numpy()
         ax.plot(config.widths, half, look.marker, color=look.color, ms=10, mfc="none", alpha=0.6,
-                label=f"{activation}, after {config.steps // 2:,}")  # fmt: skip
+                label=f"{activation}, after {config.steps // 2:,} steps")  # fmt: skip
     ax.set_xscale("log", base=2)
     ax.set_xticks(config.widths, [str(w) for w in config.widths])
     ax.minorticks_off()

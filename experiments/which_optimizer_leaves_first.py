@@ -49,8 +49,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -60,8 +58,7 @@ from experiments import script
 from experiments.claim import Claim
 from jaxsoft import data, models, optimizers, plateau, problem, sweep, theory, train
 from jaxsoft import plot as pictures
-from jaxsoft.process import CONVERGED, DIVERGED, RUNNING, Info, Process
-from jaxsoft.train import TrainState
+from jaxsoft.process import DIVERGED, Process, until
 
 BETA = 0.9
 LAWS: dict[str, Callable[[float], float]] = {
@@ -110,28 +107,10 @@ class Results(NamedTuple):
     equal: xr.Dataset
 
 
-def examples(name: str, per_class: int) -> data.Dataset:
-    """The first so many of each class: the plateau is at exactly ln C."""
-    whole = data.get(name)
-    pick = np.concatenate([np.flatnonzero(whole.y == c)[:per_class] for c in range(whole.num_classes)])
-    return whole._replace(x=whole.x[pick], y=whole.y[pick])
-
-
 def equal_rate(some: data.Dataset, config: Config) -> float:
     """η with ηs₁ = ``growth``, s₁ the steepest way down from zero weights; the hidden bias is an input of 1."""
     with_bias = np.column_stack([some.x.reshape(len(some.y), -1), np.ones(len(some.y))])
     return config.growth / float(theory.zero_saddle_rates(with_bias, some.y, some.num_classes)[0])
-
-
-def until_left(process: Process[TrainState], level: float | jax.Array) -> Process[TrainState]:
-    """The same run, ended at the first loss below the level."""
-
-    def step(state: TrainState) -> tuple[TrainState, Info]:
-        following, info = process.step(state)
-        left = (info.done == RUNNING) & (info.record["loss"] < level)
-        return following, info._replace(done=jnp.where(left, CONVERGED, info.done))
-
-    return Process(process.init, step)
 
 
 def choose(tuning: xr.Dataset, goal: str) -> dict[str, float]:
@@ -143,13 +122,13 @@ def choose(tuning: xr.Dataset, goal: str) -> dict[str, float]:
 
 def compare(name: str, per_class: int, config: Config, *, progress: bool) -> Results:
     """Tune, and run the fresh inits at the rates found, on one data set."""
-    some = examples(name, per_class)
+    some = data.first(data.get(name), per_class)
     model = models.mlp((some.x[0].size, config.hidden, some.num_classes), scale=config.scale)
     made = problem.classification(model, some)
     level = plateau.exit_level(some.num_classes)
 
     def process(optimizer: str, rate: float, factor: float, level: float) -> Process:
-        return until_left(train.make_train(made, optimizers.make(optimizer, rate * factor)), level)
+        return until(train.make_train(made, optimizers.make(optimizer, rate * factor)), "loss", level)
 
     def run(rates: dict[str, float], level: float, factors: np.ndarray, inits: int, seed: int) -> xr.Dataset:
         kinds = {name: {"rate": rate, "level": level} for name, rate in rates.items()}
@@ -199,7 +178,8 @@ def claims(results: dict[str, Results], config: Config) -> list[Claim]:
             told = f"{data_set}, equal rate: median of gd over {name}, to {1 - config.near:g} ln C"
             made.append(Claim(told, "ln μ at the saddle", rate[name] / rate["gd"], ratio, 0.1))
         stayed = int((~found.equal["escaped"]).sum())
-        unit = config.growth / equal_rate(examples(data_set, dict(config.datasets)[data_set]), config)  # s₁
+        some = data.first(data.get(data_set), dict(config.datasets)[data_set])
+        unit = config.growth / equal_rate(some, config)  # s₁
         for goal, chosen in found.rates.items():
             times = plateau.escape_times(found.runs[goal])
             stayed += int((~times["escaped"]).sum())

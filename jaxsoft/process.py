@@ -88,6 +88,24 @@ def evaluate(measure: Callable[[Params], dict[str, jax.Array]], points: Params) 
     return process
 
 
+def until(process: Process[State], record: str, level: float | jax.Array) -> Process[State]:
+    """The same process, ended as converged at the first state whose ``record`` is below the level (traced or not).
+
+    >>> import jax.numpy as jnp
+    >>> halve = Process(lambda key: jnp.ones(()), lambda x: (x / 2, Info(jnp.int32(RUNNING), {"x": x}, {})))
+    >>> [int(until(halve, "x", 0.5).step(jnp.asarray(x))[1].done == CONVERGED) for x in (0.5, 0.4)]
+    [0, 1]
+    """
+    import jax.numpy as jnp
+
+    def step(state: State) -> tuple[State, Info]:
+        following, info = process.step(state)
+        below = (info.done == RUNNING) & (info.record[record] < level)
+        return following, info._replace(done=jnp.where(below, CONVERGED, info.done))
+
+    return Process(process.init, step)
+
+
 def points_of(argument: str, points: Params) -> tuple[int, Params]:
     """How many points lie along the first axis of every leaf, and the shapes of one; ValueError where leaves differ."""
     import jax

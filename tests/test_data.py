@@ -710,6 +710,16 @@ def test_balanced_leaves_a_balanced_set_alone():
     assert_same(data.balanced(data.iris()), data.iris())
 
 
+def test_first_takes_so_many_of_each_class_in_their_order_and_no_more_than_there_are():
+    d = numbered([3, 5, 4])
+    chosen = data.first(d, 3)
+    assert chosen.y.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    for c in range(3):
+        np.testing.assert_array_equal(chosen.x[chosen.y == c], d.x[d.y == c][:3])
+    with pytest.raises(ValueError, match="per_class: expected at most 3, the examples of the smallest class, got 4"):
+        data.first(d, 4)
+
+
 def test_balanced_needs_every_class():
     with pytest.raises(ValueError, match=r"^dataset: expected examples of every class, got none of class 1$"):
         data.balanced(numbered([3, 0, 4]))

@@ -14,7 +14,7 @@ from jaxsoft import optimizers, problem, sweep, train
 from jaxsoft.axes import Grid
 from jaxsoft.data import iris
 from jaxsoft.models import mlp
-from jaxsoft.process import CONVERGED, DIVERGED, MAX_STEPS, RUNNING, Info, Process
+from jaxsoft.process import CONVERGED, DIVERGED, MAX_STEPS, RUNNING, Info, Process, until
 from jaxsoft.program import Program
 
 MODEL = mlp([4, 5, 3], init="normal", scale=0.3)
@@ -31,6 +31,14 @@ def saddle(eta):
 
 def classifier(optimizer, learning_rate):
     return train.make_train(problem.classification(MODEL, iris()), optimizers.make(optimizer, learning_rate))
+
+
+def test_a_run_ends_at_the_first_loss_below_a_level():
+    ds = sweep.run(lambda eta: until(bowl(eta), "loss", 1e-3), {"eta": [0.1], "run": sweep.Seeds(9)}, seed=1, steps=200)
+    begin = ds["loss"].isel(step=0, eta=0).to_numpy()
+    first = np.ceil(np.log(1e-3 / begin) / np.log(0.9**2))  # L_t = 0.9^2t L_0
+    np.testing.assert_array_equal(ds["steps"].isel(eta=0), np.maximum(first, 0))
+    assert (ds["status"] == CONVERGED).all()
 
 
 def test_gradient_descent_follows_the_closed_form():

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.flatten_util import ravel_pytree
 
 from jaxsoft import checks, process, sweep
 from jaxsoft.critical import Method, find_all
 from jaxsoft.curvature import spectrum
 from jaxsoft.curvature.products import Loss, Params
 from jaxsoft.process import DIVERGED
-from jaxsoft.train import flatten
 
 
 def behind(
@@ -62,10 +62,11 @@ def behind(
 
     def measure(pair: tuple[Params, Params]) -> dict[str, jax.Array]:
         state, end = pair
+        begin, theta = ravel_pytree(state)[0], ravel_pytree(end)[0]
         return {
             "here": loss(state),
-            "params": flatten(end),
-            "distance": jnp.linalg.norm(flatten(end) - flatten(state)),
+            "params": theta,
+            "distance": jnp.linalg.norm(theta - begin),
             "rate": -spectrum(loss, end, 1, "SA").eigenvalues[0],
         }
 
