@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import decimal
 import doctest
 import importlib
+import itertools
 import pkgutil
 
 import jax
@@ -40,6 +42,23 @@ def test_momentum_vanishes_into_gradient_descent():
         assert theory.growth_nesterov(g, 0.0) == pytest.approx(theory.growth_gd(g), rel=1e-15)
     # the folk rule 1 + g / (1 - β) holds for g ≪ (1 - β)², to the next order g / (1 - β)²
     assert theory.growth_heavy_ball(1e-7, 0.9) - 1 == pytest.approx(1e-6, rel=2e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 0.9, 0.999])
+def test_growth_is_exact_to_rounding_however_flat_the_saddle(beta):
+    """Against the same roots in 60 digits; where 1 + g/(1 - β) is 1 in float64, the factor is 1 and not below."""
+    exact = decimal.Context(60)
+    for g in (0.0, 1e-17, 1e-12, 1e-9, 1e-3, 0.3, 2.0):
+        flat, b = decimal.Decimal(g), decimal.Decimal(beta)
+        laws = {
+            theory.growth_heavy_ball: (1 + b + flat, b),
+            theory.growth_nesterov: ((1 + b) * (1 + flat), b * (1 + flat)),
+        }
+        for law, (total, both) in laws.items():
+            with decimal.localcontext(exact):
+                root = float((total + (total * total - 4 * both).sqrt()) / 2)
+            assert law(g, beta) >= 1
+            np.testing.assert_allclose(law(g, beta), root, rtol=2.3e-16)  # one unit in the last place
 
 
 @pytest.mark.parametrize("activation", ["tanh", "linear"])
@@ -311,6 +330,48 @@ def test_stages_of_a_deep_linear_net(x64, depth):
         np.testing.assert_allclose(theory.saxe_time(before, start, s, depth), times[1 : len(before) + 1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("s", [1.0, 0.7])
+def test_the_last_of_a_stage_takes_ln_10_over_2s_a_decade(depth, s):
+    """Near s, du/dt = L s^{2-2/L} (s - u), so a tenth of the gap takes ln 10/(L s^{2-2/L}), down to the last float."""
+    gaps = np.array([1e-5, 1e-6, 1e-9, 1e-12, 1e-13, 1e-14, 1e-15])
+    u = s - s * gaps
+    left = (s - u) / s  # exact: what has been rounded is u
+    time = theory.saxe_time(u, 0.001, s, depth)
+    rate = depth * s ** (2 - 2 / depth)
+    # ln u changes the time by 2e-5 over the first decade, and less later
+    np.testing.assert_allclose(np.diff(time) * rate, -np.diff(np.log(left)), rtol=3e-5)
+    if depth == 2:
+        exact = (np.log(u / 0.001) + np.log((s - 0.001) / s) - np.log(left)) / (2 * s)
+        np.testing.assert_allclose(time, exact, rtol=1e-14)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_both_forms_of_a_stage_meet(depth):
+    """The time is the integral of dw / (w^{L-1} (s - w^L)), on both sides of where a series takes over."""
+    u = 1.3 * (1 - np.array([0.2, 1.1e-3, 1.01e-3, 0.99e-3, 0.9e-3, 1e-4]))
+    for a, b in itertools.pairwise(u):
+        ends = a ** (1 / depth), b ** (1 / depth)
+        whole = scipy.integrate.quad(lambda w: 1 / (w ** (depth - 1) * (1.3 - w**depth)), *ends, epsrel=1e-12)[0]
+        low, high = theory.saxe_time([a, b], 0.5, 1.3, depth)
+        np.testing.assert_allclose(high - low, whole, rtol=1e-9)  # the edges' own rounding, over a gap of 1e-4
+
+
+def test_a_stage_ends_at_its_target():
+    for depth in (1, 2, 3):
+        late = theory.saxe_strength([0.0, 1e3, 1e9, np.inf], 0.2, 0.9, depth)
+        np.testing.assert_allclose(late, [0.2, 0.9, 0.9, 0.9], rtol=1e-14)
+
+
+def test_the_loss_of_wrong_answers():
+    """ln(1 + (C - 1) e^{-u}) = -u + ln(C - 1) + ln(1 + e^u/(C - 1)): linear far below 0, and never infinite."""
+    with np.errstate(all="raise", under="ignore"):
+        loss = theory.softmax_loss([-1000.0, -700.0, -5.0, 5.0, 40.0], 10)
+    expected = [1000 + np.log(9), 700 + np.log(9), 5 + np.log(9) + np.log1p(np.exp(-5) / 9)]
+    np.testing.assert_allclose(loss, [*expected, np.log1p(9 * np.exp(-5)), 9 * np.exp(-40)], rtol=1e-14)
+    np.testing.assert_allclose(theory.softmax_loss(-3.0, 2) - theory.softmax_loss(3.0, 2), 3, rtol=1e-14)
+
+
 def test_the_plateau_of_a_deep_linear_net_is_a_power_of_its_scale():
     for depth in (3, 4, 6):
         # the rest of the time to s/2 is of the order 1/s: below one in a thousand of the plateau at these scales
@@ -407,6 +468,24 @@ def test_noise_makes_every_saddle_of_a_chain_take_the_same_time(x64):
     np.testing.assert_allclose(found[:, 1:].mean(axis=0), expected + 3, atol=3 * spread / 8 + 3)
 
 
+@pytest.mark.parametrize("spreads", [2, 3, 10])
+def test_noise_leaves_in_the_time_of_the_law_from_two_spreads_on(spreads):
+    """Whole steps of y ← (1 + d) y + ξ from the Gaussian in which y waits with y ← (1 - u) y + ξ."""
+    u, d, rng, runs = 0.1, 0.05, np.random.default_rng(0), 10_000
+    waiting = 1 / (1 - (1 - u) ** 2)
+    ratio = spreads * np.sqrt(waiting + 1 / ((1 + d) ** 2 - 1))
+    y, time = np.sqrt(waiting) * rng.normal(size=runs), np.zeros(runs)
+    out = np.abs(y) > ratio
+    while not out.all():
+        y = (1 + d) * y + rng.normal(size=runs)
+        time += ~out
+        out |= np.abs(y) > ratio
+    law = theory.noisy_stage_time(ratio, u, d)
+    assert abs(time.mean() - law) < 1 + 3 * time.std() / np.sqrt(runs)
+    with pytest.raises(ValueError, match=r"ratio: expected a number > 3.88, the spread of the noise, got 3"):
+        theory.noisy_stage_time(3, u, d)
+
+
 def test_the_chain_is_twice_differentiable_with_its_saddles_in_place(x64):
     surface = problem.chain(3, 0.01, down=0.7, up=1.3, width=0.5)
     gradient, hessian = jax.jit(jax.grad(surface.loss)), jax.jit(jax.hessian(surface.loss))
@@ -464,6 +543,59 @@ def test_the_widest_margin_is_that_of_a_support_vector_machine():
         theory.max_margin(x, np.append(y[:-1], 0), 2)
 
 
+@pytest.mark.parametrize("scale", [1e-100, 1e-9, 1.0, 1e9])
+def test_the_margin_has_the_units_of_the_inputs(scale):
+    """γ(s x) = s γ(x), with the same weights; one input at ±s alone has γ = √2 s."""
+    np.testing.assert_allclose(theory.max_margin([[scale], [-scale]], [0, 1], 2).margin, np.sqrt(2) * scale, rtol=1e-14)
+    x, y = separable()
+    whole, small = theory.max_margin(x, y, 2), theory.max_margin(scale * x, y, 2)
+    np.testing.assert_allclose(small.margin, scale * whole.margin, rtol=1e-9)
+    np.testing.assert_allclose(small.weights, whole.weights, rtol=1e-7, atol=1e-9)
+    with pytest.raises(ValueError, match="these are not separable"):
+        theory.max_margin(scale * x, np.append(y[:-1], 0), 2)
+
+
+@pytest.mark.parametrize("thin", [1e-2, 1e-6, 1e-9])
+def test_a_thin_margin_is_found(thin):
+    """Two slabs that face each other at the distance 2 thin, with every point's mirror image across: γ = √2 thin."""
+    rng = np.random.default_rng(0)
+    across = rng.normal(size=(20, 4))
+    normal = np.concatenate([np.full(20, thin), thin * (2 + rng.random(20))])
+    half = np.column_stack([normal, np.concatenate([across[:10], -across[:10], rng.normal(size=(20, 4))])])
+    x, y = np.vstack([half, half * np.array([-1, 1, 1, 1, 1])]), np.repeat([1, 0], 40)
+    turn = scipy.stats.ortho_group.rvs(5, random_state=0)
+    found = theory.max_margin(x @ turn.T, y, 2)
+    np.testing.assert_allclose(found.margin, np.sqrt(2) * thin, rtol=1e-14 / thin)  # x is known to 1e-16
+    np.testing.assert_allclose(found.weights[1] @ turn, [1 / np.sqrt(2), 0, 0, 0, 0], atol=1e-14 / thin)
+
+
+def test_classes_that_touch_are_not_separable():
+    for x, y in [([[1.0], [1.0]], [0, 1]), ([[0.0], [1.0]], [0, 1]), ([[1.0, 0.1], [-1.0, -0.1]], [0, 0])]:
+        with pytest.raises(ValueError, match="these are not separable"):
+            theory.max_margin(x, y, 2)
+
+
+@pytest.mark.parametrize("law", [theory.max_margin, theory.zero_saddle_rates])
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([[1.0], [2.0]], [0, -1], r"labels: expected integers in \[0, 3\), got -1"),
+        ([[1.0], [2.0]], [0, 7], r"labels: expected integers in \[0, 3\), got 7"),
+        ([[1.0], [2.0]], [0.0, 1.0], r"labels: expected integers in \[0, 3\), got float64"),
+        (
+            np.zeros((0, 2)),
+            np.zeros(0, int),
+            r"x: expected finite numbers of shape \(n, ...\), n > 0, got shape \(0, 2\)",
+        ),
+        ([[1.0], [np.nan]], [0, 1], "x: expected finite numbers"),
+        ([[1.0], [2.0]], [0], r"labels: expected shape \(2,\), one for each example, got \(1,\)"),
+    ],
+)
+def test_bad_examples_are_named(law, x, y, message):
+    with pytest.raises(ValueError, match=message):
+        law(x, y, 3)
+
+
 def test_the_tail_on_separable_data(x64):
     """Against gradient flow in ln t, up to t = e^20 = 5e8; the corrections are of the order 1/ln t."""
     rng = np.random.default_rng(0)
@@ -514,6 +646,9 @@ def test_a_minimum_sharper_than_the_edge_does_not_hold(x64, name):
         (lambda: theory.saxe_plateau(0.1, 1.0, 2), "depth: expected an integer >= 3, got 2"),
         (lambda: theory.softmax_time(1.0, 2.0, 3, 2), "u: expected finite numbers >= 2.0"),
         (lambda: theory.softmax_margin(-1.0, 0.1, 3, 2), "t: expected times >= 0"),
+        (lambda: theory.softmax_margin(1.0, 700, 3, 2), "start: expected a number < 600.0, got 700"),
+        (lambda: theory.saxe_strength(-1.0, 0.1, 3, 2), "t: expected times >= 0"),
+        (lambda: theory.max_margin([1.0], [0], 2), r"x: expected shape \(n, d\), got \(1,\)"),
         (lambda: theory.chain_stage_times(0.5, 0.1, 0.1), "ratios: expected numbers > 1"),
         (lambda: theory.edge_nesterov(0.1, 1.0), r"beta: expected a number in \[0, 1\), got 1.0"),
         (lambda: theory.rmsprop_escape_time(2.0, 1.0, 1.0, 1.0, 1.0), "start: expected a number in"),

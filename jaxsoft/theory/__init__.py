@@ -10,6 +10,7 @@
     stability      the edge of stability
     softmax        bounds of the curvature
     landscapes     index and loss of critical points: Baldi & Hornik, the p-spin, random matrices
+    examples       checks of examples and labels
 
 Notation: curvature -λ along a way down (λ > 0), learning rate η, g = ηλ, momentum β.
 """

@@ -15,6 +15,8 @@ import scipy.special
 from jaxsoft import checks
 
 Array = npt.NDArray[np.float64]
+NEAR = 1e-3  # to the target s, as a part of it: the series takes over
+LARGEST = 600.0  # margin: e^u is still a float
 
 
 def saxe_time(u: npt.ArrayLike, start: float, s: float, depth: int) -> Array:
@@ -39,22 +41,42 @@ def saxe_time(u: npt.ArrayLike, start: float, s: float, depth: int) -> Array:
     if not (begin <= strength).all() or not (strength < goal).all():
         raise ValueError(f"u: expected numbers in [{start}, {s}), got {u}")
 
-    def integral(v: Array) -> Array:
-        w = v ** (1.0 / depth)
-        plateau = np.log(w) if depth == 2 else -(w ** (2.0 - depth)) / (depth - 2.0)
-        return (plateau + w**2 / (2 * goal) * scipy.special.hyp2f1(1.0, 2 / depth, 1 + 2 / depth, v / goal)) / goal
+    return _saxe(strength / goal, (goal - strength) / goal, begin, goal, depth)
 
-    return np.asarray(integral(strength) - integral(np.asarray(begin)), np.float64)
+
+def _saxe(part: Array, gap: Array, start: float, s: float, depth: int) -> Array:
+    """``saxe_time`` at u = ``part`` s, with ``gap`` = 1 - part as exact as it is known: near s it is all that counts.
+
+    There ₂F₁(1, b; 1 + b; 1 - z) = b Σ_n (b)_n/n! [ψ(n + 1) - ψ(b + n) - ln z] zⁿ (Abramowitz & Stegun 15.3.10).
+    """
+    b = 2.0 / depth
+
+    def integral(part: Array, gap: Array) -> Array:
+        w = (part * s) ** (1.0 / depth)
+        plateau = np.log(w) if depth == 2 else -(w ** (2.0 - depth)) / (depth - 2.0)
+        z, near, factor = np.minimum(gap, NEAR), np.zeros_like(gap), b
+        for n in range(6):
+            near += factor * (scipy.special.digamma(n + 1.0) - scipy.special.digamma(b + n) - np.log(z)) * z**n
+            factor *= (b + n) / (n + 1)
+        far = scipy.special.hyp2f1(1.0, b, 1.0 + b, np.minimum(part, 1.0 - NEAR))
+        return (plateau + w**2 / (2 * s) * np.where(gap < NEAR, near, far)) / s
+
+    first = np.asarray(start / s)
+    return np.asarray(integral(part, gap) - integral(first, np.asarray((s - start) / s)), np.float64)
 
 
 def saxe_strength(t: npt.ArrayLike, start: float, s: float, depth: int) -> Array:
     """The strength of a mode at time t ≥ 0: the inverse of ``saxe_time``, a sigmoid from ``start`` to s."""
     if not 0 < checks.positive("start", start) < checks.positive("s", s):
         raise ValueError(f"start: expected a number in (0, {s}), got {start}")
-    low = float(scipy.special.logit(start / s))  # bisection in the logit: up to 36 the strength is below s
-    return s * scipy.special.expit(
-        _inverse(lambda v: saxe_time(np.clip(s * scipy.special.expit(v), start, None), start, s, depth), t, low, 36.0)
-    )
+    checks.count("depth", depth)
+    expit = scipy.special.expit
+
+    def time(logit: Array) -> Array:
+        return _saxe(expit(logit), expit(-logit), start, s, depth)
+
+    low, high = float(scipy.special.logit(start / s)), 700.0  # there the strength has long been s in float64
+    return s * expit(_inverse(time, np.minimum(t, time(np.asarray(high))), low, high))
 
 
 def saxe_plateau(scale: float, s: float, depth: int) -> float:
@@ -105,14 +127,22 @@ def softmax_time(u: npt.ArrayLike, start: float, num_classes: int, depth: int) -
 
 
 def softmax_margin(t: npt.ArrayLike, start: float, num_classes: int, depth: int) -> Array:
-    """The margin of a deep linear softmax classifier at time t ≥ 0: the inverse of ``softmax_time``."""
-    return _inverse(lambda u: softmax_time(u, start, num_classes, depth), t, start, 600.0)
+    """The margin of a deep linear softmax classifier at time t ≥ 0, up to 600: the inverse of ``softmax_time``.
+
+    Raises ValueError for a start of 600 or more, and for times after which the margin, about ln t, would be larger.
+    """
+    if start >= LARGEST:
+        raise ValueError(f"start: expected a number < {LARGEST}, got {start}")
+    return _inverse(lambda u: softmax_time(u, start, num_classes, depth), t, start, LARGEST)
 
 
 def softmax_loss(u: npt.ArrayLike, num_classes: int) -> Array:
     """The cross-entropy where the right logit leads all others by u: ln(1 + (C - 1) e^{-u}); ln C at u = 0."""
     checks.count("num_classes", num_classes, at_least=2)
-    return np.asarray(np.log1p((num_classes - 1) * np.exp(-np.asarray(u, np.float64))), np.float64)
+    margin = np.asarray(u, np.float64)
+    small = np.exp(-np.abs(margin))  # below 0: ln(1 + (C - 1) e^{-u}) = -u + ln(e^u + C - 1)
+    ahead, behind = np.log1p((num_classes - 1) * small), np.log1p(num_classes - 2 + small) - margin
+    return np.asarray(np.where(margin < 0, behind, ahead), np.float64)
 
 
 def _inverse(time: Callable[[Array], Array], t: npt.ArrayLike, low: float, high: float) -> Array:

@@ -1,6 +1,7 @@
 """By which factor the distance from a quadratic saddle grows at each step, for each optimizer.
 
 Curvature -λ along a way down (λ > 0), learning rate η, g = ηλ, momentum β; the momenta start at zero, as in optax.
+A factor is rounded to float64: for g far below 1e-16 it is 1.
 """
 
 from __future__ import annotations
@@ -8,6 +9,12 @@ from __future__ import annotations
 import math
 
 from jaxsoft import checks
+
+
+def _excess(middle: float, g: float) -> float:
+    """The root e ≥ 0 of e² + b e - g = 0, b = ``middle``, without the cancellation of -b + √(b² + 4g)."""
+    root = math.sqrt(middle**2 + 4.0 * g)
+    return 2.0 * g / (middle + root) if middle > 0 else 0.5 * (root - middle)
 
 
 def growth_gd(g: float) -> float:
@@ -25,8 +32,7 @@ def growth_heavy_ball(g: float, beta: float) -> float:
     """
     checks.non_negative("g", g)
     checks.fraction("beta", beta)
-    middle = 1.0 + beta + g
-    return 0.5 * (middle + math.sqrt(middle**2 - 4.0 * beta))
+    return 1.0 + _excess(1.0 - beta - g, g)  # z = 1 + e
 
 
 def growth_nesterov(g: float, beta: float) -> float:
@@ -39,8 +45,7 @@ def growth_nesterov(g: float, beta: float) -> float:
     """
     checks.non_negative("g", g)
     checks.fraction("beta", beta)
-    middle = (1.0 + beta) * (1.0 + g)
-    return 0.5 * (middle + math.sqrt(middle**2 - 4.0 * beta * (1.0 + g)))
+    return 1.0 + _excess(1.0 - beta - g - beta * g, g)  # z = 1 + e
 
 
 def amplitude_heavy_ball(g: float, beta: float) -> float:

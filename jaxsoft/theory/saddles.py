@@ -13,6 +13,7 @@ import scipy.special
 import scipy.stats
 
 from jaxsoft import checks
+from jaxsoft.theory.examples import labelled
 
 
 def _law(growth: float, ratio: float, k: int) -> tuple[float, float, int]:
@@ -90,12 +91,9 @@ def zero_saddle_rates(x: npt.ArrayLike, y: npt.ArrayLike, num_classes: int) -> n
     so the Hessian has the eigenvalues ±s_j(M), each once for every hidden unit, and zeros. A bias in the hidden layer
     is one more input that is always 1: append it to x. Returns the singular values s_j of M, min(C, d) of them.
 
-    Args: x inputs (n, ...), flattened; y labels (n,); num_classes C.
+    Args: x inputs (n, ...), flattened; y labels (n,), integers in [0, C); num_classes C. Raises ValueError for others.
     """
-    inputs, labels = np.asarray(x, np.float64), np.asarray(y)
-    if inputs.ndim < 2 or labels.shape != inputs.shape[:1]:
-        raise ValueError(f"labels: expected shape ({len(inputs)},), one for each example, got {labels.shape}")
-    checks.count("num_classes", num_classes, at_least=2)
+    inputs, labels = labelled(x, y, num_classes)
     residual = np.eye(num_classes)[labels] - 1.0 / num_classes
-    moment = residual.T @ inputs.reshape(len(inputs), -1) / len(inputs)
+    moment = residual.T @ inputs / len(inputs)
     return np.asarray(np.linalg.svd(moment, compute_uv=False), np.float64)
