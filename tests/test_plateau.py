@@ -5,11 +5,13 @@ from __future__ import annotations
 import doctest
 import importlib
 import math
+import warnings
 
 import numpy as np
 import optax
 import pytest
 import scipy.stats
+import xarray as xr
 
 from jaxsoft import plateau, problem, sweep, theory, train
 from jaxsoft.plateau import NONE, PLATEAU, STALL, TAIL, EscapeTime
@@ -115,6 +117,8 @@ def test_runs_of_a_sweep_with_one_that_breaks():
         (lambda: plateau.exit_level(10, 1.5), r"drop: expected a number in \(0, 1\), got 1.5"),
         (lambda: plateau.escape_time(np.zeros((2, 3)), np.arange(4), 1.0), r"loss: expected shape \(..., 4\)"),
         (lambda: plateau.survival(np.array([]), np.array([])), "escaped: expected one flag for each"),
+        (lambda: plateau.survival(np.array([1, np.nan]), np.ones(2)), "time: expected finite numbers >= 0, got nan"),
+        (lambda: plateau.survival(np.array([2, -1.0]), np.ones(2)), "time: expected finite numbers >= 0, got -1.0"),
     ],
 )
 def test_bad_arguments_are_named(call, message):
@@ -251,6 +255,69 @@ def test_a_spike_does_not_end_a_plateau():
     np.testing.assert_allclose([*begin, *end], [0, 450, 1030, 400, 1000, 2000], atol=5)
 
 
+# where ln L rises: the kinds, and the corners at which the intervals begin and end
+RISES = {
+    "all along": ([(0, 0), (1000, 10)], [], [], []),
+    "at the end": ([(0, 0), (800, 0), (1000, 2)], [STALL], [0], [800]),
+    "at the begin": ([(0, 0), (10, 0.5), (800, 0.5), (850, -1), (1200, -1)], [PLATEAU, STALL], [10, 850], [800, 1200]),
+    "a step": ([(0, 0), (500, 0), (510, 1), (1000, 1)], [STALL, STALL], [0, 510], [500, 1000]),
+    "a step before a drop": (
+        [(0, 0), (500, 0), (510, 1), (1000, 1), (1050, -3), (1500, -3)],
+        [STALL, PLATEAU, STALL],
+        [0, 510, 1050],
+        [500, 1000, 1500],
+    ),
+    "after a fall": (
+        [(0, 0), (300, -3), (600, -3), (700, -1), (1000, -1)],
+        [STALL, STALL],
+        [300, 700],
+        [600, 1000],
+    ),
+    "as far as the fall": ([(0, 0), (500, -3), (1000, 0)], [], [], []),
+    "slower than κ": ([(0, 0), (2000, 1)], [STALL], [0], [2000]),  # |d ln L/dt| = κ/2
+}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+@pytest.mark.parametrize("name", RISES)
+def test_a_loss_that_rises_does_not_stand_still(name, noise):
+    corners, kinds, begins, ends = RISES[name]
+    t = np.arange(corners[-1][0] + 1)
+    loss = pieces(corners)(t) * np.exp(noise * np.random.default_rng(0).normal(size=len(t)))
+    kind, begin, end = known(t, loss)
+    assert kind == kinds
+    # what is left of a rise in the mean of a stand moves an edge by a few records; so does noise, which over D records
+    # has the mean σ/√D and hides a slope of κ as long as that exceeds κ D
+    np.testing.assert_allclose([*begin, *end], [*begins, *ends], atol=5 + 3 * (noise / KAPPA) ** (2 / 3))
+
+
+def test_levels_beside_a_rise_are_those_of_the_loss():
+    corners, _, _, _ = RISES["a step before a drop"]
+    found = plateau.detect(pieces(corners)(np.arange(1501)), kappa=KAPPA)
+    np.testing.assert_allclose(found.level, np.exp([0, 1, -3]), rtol=1e-3)
+    np.testing.assert_allclose(found.drop, [0, 4, 0], atol=1e-9)
+
+
+def test_a_slow_slide_ends_a_plateau_once_it_has_gained_delta_on_kappa():
+    """(1 + ε) κ gains ε κ a step: δ = 0.1 after 2,000 steps at ε = 0.05, on which ln L falls by 2.1."""
+    for steps, kinds in [(1000, [TAIL]), (1990, [TAIL]), (2010, [PLATEAU])]:
+        t = np.arange(1001 + steps)
+        kind, _, end = known(t, np.exp(-1.05 * KAPPA * np.maximum(t - 1000, 0)))
+        assert kind == kinds
+        assert end[0] == (1000 if kinds == [PLATEAU] else t[-1])
+    t = np.arange(5001)  # a rate of 0.85 κ and 1.05 κ in turn, each for 100 steps: one tail, not 25 plateaus
+    wavering = np.exp(-np.cumsum(KAPPA * (0.95 + 0.1 * np.sign(np.sin((t + 0.5) * np.pi / 100)))))
+    assert known(t, wavering)[0] == [TAIL]
+
+
+def test_the_level_is_the_geometric_mean_of_what_is_above_the_reference():
+    """L = 2 + 0.5 e^{n} with n of the variance v: 2 + 0.5 e^{mean n}, v/2 of 0.5 below the mean loss."""
+    noise = 0.02 * np.random.default_rng(1).normal(size=4000)
+    found = plateau.detect(2 + 0.5 * np.exp(noise), kappa=KAPPA, reference=2.0)
+    # within a few records of each end the falling fit follows the noise: 10 of 4,000, each by 0.02
+    np.testing.assert_allclose(found.level[0] - 2, 0.5 * np.exp(noise.mean()), rtol=1e-4)
+
+
 def test_a_broken_run_is_watched_until_it_breaks():
     t = np.arange(2001)
     loss = np.stack([STAIRCASE(t)] * 4)
@@ -341,6 +408,22 @@ def test_log_rank_by_hand():
     assert plateau.log_rank(second, first).statistic == pytest.approx(-result.statistic)
 
 
+def test_log_rank_where_the_times_say_nothing():
+    """All leave at the same record, or one group is no more watched: each d_1 = d n_1/n, so the test knows nothing."""
+
+    def group(times, left):
+        return EscapeTime(np.array(times), np.array(left, bool))
+
+    everyone, once, brief = group([4, 4, 4], [1, 1, 1]), group([4], [1]), group([2, 2], [0, 0])
+    for first, second in [(everyone, once), (once, once), (everyone, brief), (brief, everyone)]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert plateau.log_rank(first, second) == (0.0, 1.0)
+    # one leaves while the other stays: d = 1 of n = 2, variance 1/4
+    assert plateau.log_rank(once, group([6], [1])).statistic == pytest.approx((1 - 1 / 2) / np.sqrt(1 / 4))
+    assert plateau.log_rank(once, group([4], [0])).statistic == pytest.approx(1)
+
+
 def test_log_rank_is_fair_and_sees_a_double_rate():
     rng = np.random.default_rng(3)
     null = [
@@ -417,6 +500,24 @@ def test_a_comparison_of_starts_sees_what_their_spread_hides_from_the_groups():
         (lambda: plateau.detect(np.ones((2, 5)), kappa=0.1, step=np.arange(4)), r"losses: expected shape \(..., 4\)"),
         (lambda: plateau.detect(np.ones(3), kappa=0.1, step=np.array([0, 2, 1])), "step: expected increasing"),
         (lambda: plateau.detect(np.ones(3), kappa=0.1, reference=2.0), "reference: expected a number below the loss"),
+        (
+            lambda: plateau.detect(np.ones(3), kappa=0.1, reference=np.nan),
+            "reference: expected finite numbers, got nan",
+        ),
+        (
+            lambda: plateau.detect(np.ones((2, 3)), kappa=0.1, reference=np.zeros(3)),
+            r"reference: expected a number, or one for each trace \(2,\), got \(3,\)",
+        ),
+        (
+            lambda: plateau.detect(np.ones(3), kappa=0.1, watched=np.ones(3)),
+            r"watched: expected a number, or one for each trace \(\), got \(3,\)",
+        ),
+        (lambda: plateau.detect(np.ones(3), kappa=0.1, watched=np.nan), "watched: expected steps, got nan"),
+        (lambda: plateau.detect(np.ones(3), kappa=0.1, step=np.array([0, 1, np.inf])), "step: expected increasing"),
+        (
+            lambda: plateau.detect(xr.Dataset(), kappa=0.1, step=np.arange(3)),
+            r"step: expected none beside a dataset, which has its own, got shape \(3,\)",
+        ),
         (
             lambda: plateau.paired(EscapeTime(np.ones(2), np.ones(2)), EscapeTime(np.ones(3), np.ones(3))),
             r"second: expected the pairs of first, shape \(2,\), got \(3,\)",

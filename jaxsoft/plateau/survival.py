@@ -72,10 +72,15 @@ def median(curve: Survival) -> float:
 
 
 def _flat(times: EscapeTime) -> tuple[np.ndarray, np.ndarray]:
+    """Times and flags in a row; ValueError for what is neither."""
     time, escaped = np.ravel(times[0]), np.ravel(times[1]).astype(bool)
     if time.shape != escaped.shape or time.size == 0:
         raise ValueError(f"escaped: expected one flag for each of {time.size} (> 0) times, got {escaped.size}")
-    return time.astype(float), escaped
+    time = time.astype(float)
+    wrong = ~(np.isfinite(time) & (time >= 0))
+    if wrong.any():
+        raise ValueError(f"time: expected finite numbers >= 0, got {time[wrong][0]}")
+    return time, escaped
 
 
 def log_rank(first: EscapeTime, second: EscapeTime) -> LogRank:
@@ -85,11 +90,16 @@ def log_rank(first: EscapeTime, second: EscapeTime) -> LogRank:
 
     with n_i runs watched just before the time t_i, of which d_i leave then, and n_1i, d_1i those of the first group.
     Asymptotically standard normal; two-sided. Groups that share their starts are not independent, and the test then
-    says too little: use ``paired``. If nobody leaves, the statistic is 0. Mantel (1966), "Evaluation of survival data
-    and two new rank order statistics arising in its consideration".
+    says too little: use ``paired``. Where the variance is 0, at each t_i all leave at once or only one group is still
+    watched; then d_1i = d_i n_1i/n_i, the times say nothing of the rates, and the statistic is 0. Mantel (1966),
+    "Evaluation of survival data and two new rank order statistics arising in its consideration".
     """
     groups = [_flat(times) for times in (first, second)]
-    if not any(escaped.any() for _, escaped in groups):
+    (a, left_a), (b, left_b) = groups
+    left = np.concatenate([a[left_a], b[left_b]])
+    seen = np.concatenate([a[~left_a], b[~left_b]]).max(initial=-np.inf)
+    some_stay = (left <= seen) | (left < left.max(initial=-np.inf))
+    if not (some_stay & (left <= min(a.max(), b.max()))).any():
         return LogRank(0.0, 1.0)
     x, y = (scipy.stats.CensoredData.right_censored(time, ~escaped) for time, escaped in groups)
     result = scipy.stats.logrank(x, y)
