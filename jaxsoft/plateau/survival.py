@@ -49,6 +49,7 @@ def survival(time: np.ndarray, escaped: np.ndarray, *, confidence: float = 0.95)
 
     S(t) = Π_{t_i <= t} (1 - d_i / n_i), with d_i the escapes at t_i and n_i the runs still watched just before; the
     band is Greenwood's on the log-log scale, pointwise. Kaplan & Meier 1958. Starts at (0, 1).
+    Raises ValueError for no times, and for times that are not finite or below 0.
     """
     time, escaped = _flat(EscapeTime(time, escaped))
     if not escaped.any():
