@@ -274,6 +274,8 @@ def test_one_by_name_leaves_the_others_on_the_page(added):
     folder, add = added
     add("one")
     add("two")
+    change(folder / "experiments/two.py", "import time\n", "from experiments.shared import LIMIT\nimport time\n")
+    (folder / "experiments/shared.py").write_text("LIMIT = 1\n")
     board(folder)
     for name in ("one", "two"):
         done, kept = board(folder, name)
@@ -281,7 +283,7 @@ def test_one_by_name_leaves_the_others_on_the_page(added):
         assert "1 of 2 claims hold" in done.stdout  # of the one that was asked for
         assert kept["summary"].startswith("2 of 4 claims hold")
     assert (folder / "results/science.html").read_text().count("<img ") == 2
-    change(folder / "experiments/two.py", "QUICK = Config(2.0)", "QUICK = Config(4.0)")  # its result is of the past
+    (folder / "experiments/shared.py").write_text("LIMIT = 2\n")  # the result of the second is of the past
     assert [row["experiment"] for row in board(folder, "one")[1]["experiments"]] == ["one"]
 
 
