@@ -3,9 +3,9 @@
     python -m experiments.science [NAME ...] [--cheap] [--full] [--out FOLDER]
 
 Each experiment runs in a process of its own, the quickest first, so one that fails is a row and harms no other. Ctrl-C
-keeps what is finished. A result is not computed again as long as nothing it depends on has changed
-(``script.identity``), and as long it stands in ``claims.json`` and on the page, also where the command names others.
-Exit code 1 where an experiment of the command fails or a claim does not hold; one *not reproduced* is a result.
+keeps what is finished. As long as nothing that a result depends on has changed (``script.identity``), it is not
+computed again, and stands in ``claims.json`` and on the page even where the command names other experiments. Exit code
+1 where an experiment of the command fails or a claim of it does not hold; one that is *not reproduced* is a result.
 """
 
 from __future__ import annotations

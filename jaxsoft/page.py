@@ -48,7 +48,7 @@ th, td {{ text-align: left; }}
 .facts td {{ overflow-wrap: anywhere; }}
 .claims th, .claims td {{ vertical-align: baseline; }}
 .claims thead th, .claims td:not(:last-child) {{ white-space: nowrap; }}
-.claims th:first-child {{ min-width: 10rem; }}
+.claims th:first-child, .claims td:last-child {{ min-width: 10rem; }}
 </style>
 </head>
 <body>
