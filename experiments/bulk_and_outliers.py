@@ -135,8 +135,10 @@ def claims(results: Results, config: Config) -> list[Claim]:
     noisy = late(results, str(config.batch_size))
     return [
         *made,
-        Claim("overlap, mini-batches", "Gur-Ari et al. 2018: about 1", 0.8, noisy, 0, "reported at least"),
-        Claim("overlap, full batch", "(1 - ηλ)ᵗ: to 0", 0.05, late(results, "all"), 0, "at most"),
+        Claim(
+            "overlap, mini-batches: threshold for 'about 1'", "Gur-Ari et al. 2018", 0.8, noisy, 0, "reported at least"
+        ),
+        Claim("overlap, full batch: threshold for 'to 0'", "(1 - ηλ)ᵗ", 0.05, late(results, "all"), 0, "at most"),
     ]
 
 

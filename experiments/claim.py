@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -18,7 +19,8 @@ class Claim:
 
     kind: ``equal`` within the tolerance, or a bound on one side. ``reported``: not a theorem but what a source has
     found elsewhere, or a limit that a finite run need not have reached; where it fails the verdict is *not reproduced*,
-    which is a result and no fault. A NaN fails. Raises ValueError for another kind and a negative tolerance.
+    which is a result and no fault. A measured NaN fails. Raises ValueError for another kind, and for numbers with which
+    no measurement could fail: an expected one that is not finite, a tolerance that is negative or not finite.
     """
 
     name: str
@@ -31,8 +33,10 @@ class Claim:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind: expected one of {', '.join(get_args(Kind))}, got {self.kind}")
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance: expected a number >= 0, got {self.tolerance}")
+        if not math.isfinite(self.expected):
+            raise ValueError(f"expected: expected a finite number, got {self.expected}")
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(f"tolerance: expected a finite number >= 0, got {self.tolerance}")
 
     @property
     def passed(self) -> bool:
@@ -55,11 +59,12 @@ class Claim:
 
     @property
     def wanted(self) -> str:
-        """What is expected, as text: ``0.5 ± 3%``, ``1.2 to 1e-06``, ``≤ 0.05``."""
+        """What is expected, as text: ``0.5 ± 3%``, ``1.2 ± 1e-06 relative``, ``≤ 0.05``."""
         sign = "≤ " if self.kind.endswith("at most") else "≥ " if self.kind.endswith("at least") else ""
         room = ""
         if self.tolerance and self.expected:
-            room = f" ± {100 * self.tolerance:.3g}%" if self.tolerance >= 1e-3 else f" to {self.tolerance:.1g}"
+            size = f"{100 * self.tolerance:.3g}%" if self.tolerance >= 1e-3 else f"{self.tolerance:.3g} relative"
+            room = f" ± {size}"
         return f"{sign}{self.expected:.6g}{room}"
 
 

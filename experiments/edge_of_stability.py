@@ -98,10 +98,11 @@ def claims(results: xr.Dataset, config: Config) -> list[Claim]:
     late = results["sharpness"].where(results["step"] >= 0.75 * config.steps)
     for name, edge in edges(config).items():
         measured = float(late.sel(optimizer=name).median()) / edge
-        made.append(Claim(f"{name}: late sharpness over its edge", "Cohen et al. 2021", 1.0, measured, 0.05))
+        about = f"{name}: late sharpness over its edge"
+        made.append(Claim(about, "Cohen et al. 2021", 1.0, measured, 0.05, "reported"))
         start = float(results["sharpness"].sel(optimizer=name).isel(step=0).max()) / edge
-        source = "progressive sharpening starts below"
-        made.append(Claim(f"{name}: sharpness at the start over its edge", source, 0.8, start, 0, "at most"))
+        about = f"{name}: sharpness at the start over its edge, threshold for 'well below'"
+        made.append(Claim(about, "progressive sharpening starts below", 0.8, start, 0, "at most"))
     return made
 
 

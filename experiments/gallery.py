@@ -9,6 +9,7 @@ from experiments.claim import Claim
 from experiments.registry import Experiment
 from jaxsoft.page import PAGE, Table, escape, html_figure, html_table
 
+TITLE = "jaxsoft: claims against theory"
 ABOUT = (
     "Each figure answers a question; below it stand the claims that could have failed. What is expected comes from "
     "theory or from a paper, never from the run. A claim holds or does not hold. What a source has reported of other "
@@ -28,37 +29,33 @@ class Entry(NamedTuple):
 
 
 def build(entries: Sequence[Entry], summary: str) -> str:
-    """One HTML file that needs nothing else: what failed first, then all."""
-    title = "jaxsoft: claims against theory"
+    """One HTML file that needs nothing else: what failed and what does not hold first, then all experiments."""
     links = [
         f'<li><a href="#e{i}">{escape(e.experiment.question)}</a> {escape(e.words)}; {e.seconds:.0f} s.</li>'
         for i, e in enumerate(entries)
     ]
-    parts = [f"<h1>{title}</h1>", f"<p><strong>{escape(summary)}</strong> {ABOUT}</p>", "<ul>", *links, "</ul>"]
-    failed = [claim for e in entries for claim in e.claims if not claim.passed]
+    failed = [link for link, e in zip(links, entries, strict=True) if e.figure is None]
+    missed = [claim for e in entries for claim in e.claims if not claim.passed]
+    parts = [f"<h1>{TITLE}</h1>", f"<p><strong>{escape(summary)}</strong> {ABOUT}</p>"]
     if failed:
-        parts += ["<h2>What does not hold, or is not reproduced</h2>", _table(failed)]
+        parts += ["<h2>What failed</h2>", "<ul>", *failed, "</ul>"]
+    parts += _claims("What does not hold", [claim for claim in missed if not claim.reported])
+    parts += _claims("What is not reproduced", [claim for claim in missed if claim.reported])
+    parts += ["<h2>All experiments</h2>", "<ul>", *links, "</ul>"]
     for i, e in enumerate(entries):
         if e.figure is None:
             parts.append(f'<h2 id="e{i}">{escape(e.experiment.question)}</h2><p>{escape(e.words)}</p>')
         else:
-            parts.append(
-                html_figure(
-                    f"e{i}",
-                    e.experiment.question,
-                    f"What comes out at full size: {e.experiment.finding}",
-                    e.figure,
-                    "png",
-                )
-            )
-            parts.append(_table(e.claims))
+            caption = f"What comes out at full size: {e.experiment.finding}"
+            parts += [html_figure(f"e{i}", e.experiment.question, caption, e.figure, "png"), _table(e.claims)]
         parts.append(f"<pre>{escape(e.command)}</pre>")
-    return PAGE.format(title=title, body="\n".join(parts))
+    return PAGE.format(title=TITLE, body="\n".join(parts))
+
+
+def _claims(heading: str, claims: Sequence[Claim]) -> list[str]:
+    return [f"<h2>{heading}</h2>", _table(claims)] if claims else []
 
 
 def _table(claims: Sequence[Claim]) -> str:
-    def whole(text: str) -> str:
-        return text.replace(" ", "\N{NO-BREAK SPACE}")
-
-    rows = [[c.name, c.source, whole(c.wanted), f"{c.measured:.6g}", whole(c.verdict)] for c in claims]
-    return html_table(Table(["claim", "source", "expected", "measured", "verdict"], rows, ""), "claims")
+    rows = [[c.name, c.verdict, c.wanted, f"{c.measured:.6g}", c.source] for c in claims]
+    return html_table(Table(["claim", "verdict", "expected", "measured", "source"], rows, ""), "claims")

@@ -37,18 +37,21 @@ class Experiment(NamedTuple):
 
 
 def experiments(package: Path = Path(__file__).parent) -> list[Experiment]:
-    """All experiments of the package, by name. Nothing is imported, so a broken one is found too."""
-    return [
-        read(path) for path in sorted(package.glob("*.py")) if re.search(r"^ +script\.run\(", path.read_text(), re.M)
-    ]
+    """All experiments of the package, by name. Nothing is imported or has to be Python: a broken one is found too."""
+    texts = {path.stem: path.read_text(errors="replace") for path in sorted(package.glob("*.py"))}
+    return [read(name, text) for name, text in texts.items() if re.search(r"^ +script\.run\(", text, re.M)]
 
 
-def read(path: Path) -> Experiment:
-    doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+def read(name: str, text: str) -> Experiment:
+    """What the source of an experiment says; of one that cannot be parsed no more than the name."""
+    try:
+        doc = ast.get_docstring(ast.parse(text)) or ""
+    except (SyntaxError, ValueError):  # ValueError: a NUL
+        doc = name
     found = re.search(r"What comes out: *(.*?)(?:\n\n|\Z)", doc, re.S)
-    commands = re.findall(rf"^ +python -m experiments\.{path.stem}((?: --\w+)?) +# *(.+)$", doc, re.M)
+    commands = re.findall(rf"^ +python -m experiments\.{name}((?: --\w+)?) +# *(.+)$", doc, re.M)
     return Experiment(
-        path.stem,
+        name,
         _line(doc.partition("\n\n")[0]),
         _line(found[1] if found else ""),
         {o.strip(): t.strip() for o, t in commands},

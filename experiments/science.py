@@ -3,9 +3,9 @@
     python -m experiments.science [NAME ...] [--cheap] [--full] [--out FOLDER]
 
 Each experiment runs in a process of its own, the quickest first, so one that fails is a row and harms no other. Ctrl-C
-keeps what is finished. A result is not computed again as long as nothing it depends on has changed: the source of
-jaxsoft and of the experiment, its configuration, Python and jax (``script.identity``). Exit code 1 where an experiment
-fails or a claim does not hold; a claim that is *not reproduced* is a result.
+keeps what is finished. As long as nothing that a result depends on has changed (``script.identity``), it is not
+computed again, and stands in ``claims.json`` and on the page even where the command names other experiments. Exit code
+1 where an experiment of the command fails or a claim of it does not hold; one that is *not reproduced* is a result.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rich.text import Text
 from experiments import gallery, registry, script
 from experiments.claim import Claim
 from experiments.registry import Experiment
+from jaxsoft import signals
 
 
 class Job(NamedTuple):
@@ -79,8 +80,8 @@ def jobs(experiment: Experiment, *, full: bool) -> list[Job]:
     try:
         module = importlib.import_module(f"experiments.{experiment.name}")
         settings = script.settings(module)
-    except Exception as error:
-        return [Job(experiment, script.FULL if full else "quick", error=f"{type(error).__name__}: {error}")]
+    except (Exception, SystemExit) as error:
+        return [Job(experiment, script.FULL if full else "quick", error=script.reason(error))]
     chosen = [name for name in settings if name not in ("quick", "tiny")] if full else ["quick"]
     if not set(chosen) <= set(settings):
         return [Job(experiment, "quick", error="QUICK: expected a Config of this name in the module, got none")]
@@ -168,11 +169,11 @@ def show(outcomes: Sequence[Outcome], console: Console) -> None:
     console.print(table)
 
 
-def summary(outcomes: Sequence[Outcome], planned: int) -> str:
-    """One sentence on how many claims hold, and what was not reached."""
+def summary(outcomes: Sequence[Outcome], left: int) -> str:
+    """One sentence on how many claims hold, and how many experiments were not reached."""
     claims = [claim for o in outcomes for claim in o.claims]
     refuted, missed = (sum(len(getattr(o, kind)) for o in outcomes) for kind in ("refuted", "not_reproduced"))
-    failed, left = sum(bool(o.error) for o in outcomes), planned - len(outcomes)
+    failed = sum(bool(o.error) for o in outcomes)
     text = (
         f"{sum(c.passed for c in claims)} of {len(claims)} claims hold; {refuted} do not, {missed} are not reproduced."
     )
@@ -180,7 +181,7 @@ def summary(outcomes: Sequence[Outcome], planned: int) -> str:
     return text + (f" {left} experiments were not reached: the same command goes on." if left else "")
 
 
-def record(outcomes: Sequence[Outcome], planned: int) -> dict[str, object]:
+def record(outcomes: Sequence[Outcome], left: int) -> dict[str, object]:
     """``claims.json``."""
     rows = [
         {
@@ -189,17 +190,17 @@ def record(outcomes: Sequence[Outcome], planned: int) -> dict[str, object]:
         }
         for o in outcomes
     ]  # fmt: skip
-    return {"summary": summary(outcomes, planned), "experiments": rows}
+    return {"summary": summary(outcomes, left), "experiments": rows}
 
 
-def page(outcomes: Sequence[Outcome], planned: int, out: Path) -> str:
+def page(outcomes: Sequence[Outcome], left: int, out: Path) -> str:
     """``science.html``."""
     entries = []
     for o in outcomes:
         command = " ".join([f"python -m experiments.{o.job.experiment.name}", *o.job.options])
         figure = None if o.error else (out / f"{o.job.stem}.png").read_bytes()
         entries.append(gallery.Entry(o.job.experiment, command, o.claims, o.seconds, o.words, figure))
-    return gallery.build(entries, summary(outcomes, planned))
+    return gallery.build(entries, summary(outcomes, left))
 
 
 def _seconds(experiment: Experiment) -> float:
@@ -222,10 +223,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = set(options.names) - {e.name for e in found}
     if unknown:
         parser.error(f"NAME: expected one of {', '.join(sorted(e.name for e in found))}, got {', '.join(unknown)}")
-    found = [e for e in found if not options.names or e.name in options.names]
-    found = found[: -(-len(found) // 2)] if options.cheap else found
-    todo = [job for experiment in found for job in jobs(experiment, full=options.full)]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked = [e for e in found if not options.names or e.name in options.names]
+    asked = asked[: -(-len(asked) // 2)] if options.cheap else asked
+    todo = [job for experiment in asked for job in jobs(experiment, full=options.full)]
+    rest = [job for experiment in found if experiment not in asked for job in jobs(experiment, full=options.full)]
+    for signum in signals.SIGNALS:
+        signal.signal(signum, signal.default_int_handler)
     outcomes: list[Outcome] = []
     try:
         for outcome in run(todo, options.out, Console(stderr=True)):
@@ -233,13 +236,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         pass
     show(outcomes, Console())
-    content = json.dumps(record(outcomes, len(todo)), indent=1, ensure_ascii=False)
+    left = len(todo) - len(outcomes)
+    known = outcomes + [kept for job in rest if (kept := load(job, options.out))]
+    content = json.dumps(record(known, left), indent=1, ensure_ascii=False)
     script.write(options.out / "claims.json", content.encode())
-    script.write(options.out / "science.html", page(outcomes, len(todo), options.out).encode())
-    print(summary(outcomes, len(todo)), options.out / "claims.json", options.out / "science.html", sep="\n")
-    if len(outcomes) < len(todo):
-        return 130
-    return int(any(o.error or o.refuted for o in outcomes))
+    script.write(options.out / "science.html", page(known, left, options.out).encode())
+    print(summary(outcomes, left), options.out / "claims.json", options.out / "science.html", sep="\n")
+    return 130 if left else int(any(o.error or o.refuted for o in outcomes))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,18 @@ Every ``Config`` that the module names in capitals is a setting: ``QUICK`` is ru
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
 import platform
+import re
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,11 +32,13 @@ from matplotlib.axes import Axes
 
 import jaxsoft
 from experiments.claim import Claim, show
+from jaxsoft.signals import Interrupted
 
 Config = TypeVar("Config")
 Results = TypeVar("Results")
 FULL = "full"
 NUMBERS = ("expected", "measured", "tolerance")
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scipy", "scikit-learn")  # those that compute
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,9 +49,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def folder(text: str) -> Path:
-    """An argument's folder, made if it is not there."""
+    """An argument's folder, made if it is not there, and tried: a run of hours must not end at its last line."""
     try:
         Path(text).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=text).close()
     except OSError as error:
         raise argparse.ArgumentTypeError(
             f"expected a folder that can be written, got {text}: {error.strerror}"
@@ -64,16 +72,25 @@ def stem(name: str, setting: str) -> str:
 
 
 def identity(module: ModuleType, config: object) -> dict[str, str]:
-    """What a result depends on: the source of jaxsoft and of the experiment, its configuration, Python and jax.
+    """What a result depends on: source, configuration, and the versions of Python and the packages that compute.
 
-    The experiment is its module, and every module of ``experiments`` from which it takes something.
+    The source is jaxsoft, the experiment, and what it imports of ``experiments``.
     """
-    taken = (getattr(value, "__module__", getattr(value, "__name__", "")) for value in vars(module).values())
-    used = [module, *(sys.modules[name] for name in sorted({str(t) for t in taken}) if name.startswith("experiments."))]
-    files = {*(Path(str(m.__file__)) for m in used), *Path(jaxsoft.__path__[0]).rglob("*.py")}
+    files = {*sources(Path(str(module.__file__))), *Path(jaxsoft.__path__[0]).rglob("*.py")}
     digests = sorted(hashlib.sha256(file.read_bytes()).digest() for file in files)
-    versions = {"python": platform.python_version(), "jax": jax.__version__}
+    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
     return {"code": hashlib.sha256(b"".join(digests)).hexdigest()[:16], "config": repr(config), **versions}
+
+
+def sources(file: Path) -> set[Path]:
+    """The file, those beside it that its imports name, and so on from these."""
+    found, todo = set(), {file}
+    while todo:
+        found.add(here := todo.pop())
+        imports = [n for n in ast.walk(ast.parse(here.read_bytes())) if isinstance(n, ast.Import | ast.ImportFrom)]
+        named = {word for node in imports for word in re.findall(r"\w+", ast.unparse(node))}
+        todo |= {path for path in here.parent.glob("*.py") if path.stem in named} - found
+    return found
 
 
 def write(path: Path, content: bytes) -> None:
@@ -99,6 +116,11 @@ def from_json(row: dict[str, Any]) -> Claim:
     return Claim(row["name"], row["source"], expected, measured, tolerance, row["kind"])
 
 
+def reason(error: BaseException) -> str:
+    """The error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def run(
     name: str,
     config: Config,
@@ -110,9 +132,9 @@ def run(
 ) -> None:
     """Run ``main(config, progress=True)`` on all cores, in the setting that the command line names, ``config`` if none.
 
-    The picture and the claims go to the folder ``--out``. A wrong option ends with one line and exit code 2.
+    The picture and the claims go to the folder ``--out``. A wrong option ends with one line and exit code 2, an
+    interrupted run with one line and 130, one that fails or claims nothing with the reason as the last line and 1.
     """
-    began = time.monotonic()
     module = sys.modules[main.__module__]
     parser = Parser(prog=f"python -m experiments.{name}", description=(module.__doc__ or "").partition("\n")[0])
     chosen = parser.add_mutually_exclusive_group()
@@ -124,13 +146,28 @@ def run(
     options = parser.parse_args()
     setting = options.setting or FULL
     config = config if setting == FULL else settings(module)[setting]
+    target = options.out / f"{stem(name, setting)}.png"
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     jax.config.update("jax_enable_x64", x64)
-    identified = identity(module, config)
+    try:
+        _run(target, identity(module, config), config, main, claims, plot)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(reason(error))
+
+
+def _run(
+    target: Path, identified: dict[str, str], config: Any, main: Callable, claims: Callable, plot: Callable
+) -> None:
+    began = time.monotonic()
     results = main(config, progress=True)
     made = claims(results, config)
+    if not made:
+        raise ValueError("claims: expected one at least, got none")
     show(made)
-    target = options.out / f"{stem(name, setting)}.png"
     figure = plot(results, config).get_figure(root=True)
     assert figure is not None
     figure.savefig(target, dpi=150)

@@ -47,7 +47,8 @@ th, td {{ text-align: left; }}
 .facts, .claims {{ font-size: 0.9rem; }}
 .facts td {{ overflow-wrap: anywhere; }}
 .claims th, .claims td {{ vertical-align: baseline; }}
-.claims thead th {{ white-space: nowrap; }}
+.claims thead th, .claims td:not(:last-child) {{ white-space: nowrap; }}
+.claims th:first-child, .claims td:last-child {{ min-width: 10rem; }}
 </style>
 </head>
 <body>

@@ -25,6 +25,7 @@ from experiments import (
     index_against_energy,
     index_against_loss,
     index_in_twenty_thousand,
+    lecture_width,
     no_local_optima_in_softmax_regression,
     separable_tail,
     share_of_minima,
@@ -72,8 +73,18 @@ def test_a_claim_computes_its_own_verdict():
     assert not Claim("a", "b", 10.0, float("nan"), 0.03).passed
 
 
+FOUND_ELSEWHERE = ("the lecture", "Cohen", "Dauphin", "Frye", "Gur-Ari", "Papyan", "Yoshida")  # no theorems
+
+
 def verdicts(experiment, config, results):
-    return [claim.passed for claim in experiment.claims(results, config)]
+    made = experiment.claims(results, config)
+    assert all(claim.reported for claim in made if claim.source.startswith(FOUND_ELSEWHERE))
+    return [claim.passed for claim in made]
+
+
+def names(experiment, config, results):
+    """Of every claim: they must be the same whatever was measured, or two runs cannot be compared."""
+    return [claim.name for claim in experiment.claims(results, config)]
 
 
 def test_softmax_regression_has_index_zero_and_keeps_its_bound(x64, monkeypatch):
@@ -134,6 +145,8 @@ def test_outliers_and_overlap_at_a_small_size(x64):
     results = bulk_and_outliers.main(config)
     by_name = {claim.name: claim for claim in bulk_and_outliers.claims(results, config)}
     assert by_name["6 blobs: outliers, C - 1"].passed
+    assert len(verdicts(bulk_and_outliers, config, results)) == len(by_name)
+    assert [claim.expected for name, claim in by_name.items() if "threshold" in name] == [0.8, 0.05]
     assert 0 <= bulk_and_outliers.late(results, "8") <= 1
     assert bulk_and_outliers.plot(results, config).get_xlabel()
     assert bulk_and_outliers.outliers(np.array([9.0, 8.0, 1.0, 0.9])) == 2
@@ -159,9 +172,12 @@ def test_searches_find_the_critical_points_of_theory_and_no_others(x64, quick_co
     assert (results["status"].sel(search="saddle_free") == "critical").all()
     assert all(verdicts(autoencoder_critical_points, config, results))
     assert autoencoder_critical_points.plot(results, config).get_xlabel()
+    nothing = results.assign(status=results["status"].where(results["status"] != "critical", "failed"))
+    assert not verdicts(autoencoder_critical_points, config, nothing)[0]  # nothing found, nothing shown
+    assert names(autoencoder_critical_points, config, nothing) == names(autoencoder_critical_points, config, results)
     right = theory.baldi_hornik
     monkeypatch.setattr(theory, "baldi_hornik", lambda *a: (right(*a)[0] + 1, right(*a)[1]))
-    assert not verdicts(autoencoder_critical_points, config, results)[0]
+    assert not verdicts(autoencoder_critical_points, config, results)[1]
 
 
 def test_the_index_on_a_small_random_surface_follows_its_energy(x64, quick_compilation, monkeypatch):
@@ -194,6 +210,7 @@ def test_the_index_rises_with_the_loss_and_a_falling_one_is_caught(x64, quick_co
     assert verdicts(index_against_loss, config, upside_down)[:2] == [False, False]
     nothing = results.assign(status=results["status"].where(results["status"] != "critical", "failed"))
     assert not verdicts(index_against_loss, config, nothing)[0]
+    assert len({tuple(names(index_against_loss, config, r)) for r in (results, upside_down, nothing)}) == 1
     assert index_against_loss.plot(nothing, config).get_title()
     small, large = np.asarray(index_against_loss.starts(config)[0].weight[:6]).reshape(2, 3, -1)
     assert not np.allclose(small / config.scales[0], large / config.scales[1])  # other draws, not the same enlarged
@@ -251,6 +268,7 @@ def test_a_committee_waits_at_the_height_of_theory(x64, monkeypatch):
     faults = {spread: found._replace(curvature=1.1 * found.curvature) for spread, found in faults.items()}
     monkeypatch.setattr(committee_plateau, "saddle", lambda spread, _: faults[spread])
     assert verdicts(committee_plateau, config, results) == [True, True, False, False]
+    assert committee_plateau.claims(results, config)[1].verdict == "reproduced"
 
 
 def test_separable_data_end_in_a_tail(x64, monkeypatch):
@@ -271,6 +289,8 @@ def test_sharpness_rises_to_the_edge_and_stays(monkeypatch):
     results = edge_of_stability.main(config)
     assert all(verdicts(edge_of_stability, config, results))
     assert edge_of_stability.plot(results, config).get_xlabel()
+    limits = {c.expected for c in edge_of_stability.claims(results, config) if "threshold" in c.name}
+    assert limits == {0.8}
     monkeypatch.setattr(theory, "edge_nesterov", lambda eta, beta: theory.edge_gd(eta))
     assert verdicts(edge_of_stability, config, results)[0] is False
 
@@ -292,6 +312,7 @@ def test_the_share_of_minima_is_counted_and_a_lost_minimum_is_caught(x64, quick_
     assert len(np.unique(losses, axis=0)) == few.sizes["search"]
     lost = results.assign(negative=results["negative"].where(results["negative"] > 0, 1))
     assert not verdicts(share_of_minima, config, lost)[0]
+    assert names(share_of_minima, config, lost) == names(share_of_minima, config, results)
     n = np.repeat([10, 1000], [40, 40])
     falling = {"negative": np.where(n > 100, 1, np.arange(80) % 2), "parameters": n, "net": n, "point": np.arange(80)}
     made = xr.Dataset({k: ("search", v) for k, v in falling.items()}).assign(kind=("search", ["random"] * 80))
@@ -309,9 +330,13 @@ def test_momentum_leaves_first_and_swapped_runs_are_caught(quick_compilation, mo
     )  # fmt: skip
     monkeypatch.setattr(which_optimizer_leaves_first, "GOALS", ("leave",))
     results = which_optimizer_leaves_first.main(config)
-    by_name = {claim.name.split(" (")[0]: claim for claim in which_optimizer_leaves_first.claims(results, config)}
+    by_name = {claim.name: claim for claim in which_optimizer_leaves_first.claims(results, config)}
     assert by_name["iris, equal rate: median of gd over momentum, to 0.98 ln C"].passed
-    assert by_name["iris, tuned to leave: adam before gd"].passed
+    for name in ("momentum", "adam"):
+        assert by_name[f"iris, tuned to leave: {name} before gd, share of decided pairs"].measured == 1
+        p = by_name[f"iris, tuned to leave: {name} before gd, p of the log-rank test"]
+        assert (p.passed, p.verdict) == (True, "reproduced")
+    assert "iris, tuned to leave: rates on the edge of their grid" in by_name
     assert by_name["iris: runs that never left"].passed
     assert which_optimizer_leaves_first.plot(results, config).get_xlabel()
     found = results["iris"]
@@ -319,8 +344,11 @@ def test_momentum_leaves_first_and_swapped_runs_are_caught(quick_compilation, mo
     swapped = found._replace(runs={goal: ds.assign_coords(optimizer=names) for goal, ds in found.runs.items()})
     right = theory.growth_heavy_ball
     monkeypatch.setattr(theory, "growth_heavy_ball", lambda g, beta: right(2 * g, beta))
-    faults = which_optimizer_leaves_first.claims({"iris": swapped}, config)
-    assert [claim.passed for claim in faults[:3]] == [False, faults[1].passed, False]
+    faults = {claim.name: claim for claim in which_optimizer_leaves_first.claims({"iris": swapped}, config)}
+    assert not faults["iris, equal rate: median of gd over momentum, to 0.98 ln C"].passed
+    assert not faults["iris, tuned to leave: adam before gd, p of the log-rank test"].passed
+    assert not faults["iris, tuned to leave: adam before gd, share of decided pairs"].passed
+    assert list(faults) == list(by_name)
     tried = found.tuning.assign(usable=found.tuning["learning_rate"] < found.tuning["learning_rate"].isel(factor=-1))
     fastest = which_optimizer_leaves_first.choose(tried, "leave")
     assert fastest["gd"] == pytest.approx(0.04)  # the largest rate is the quickest, and must not be chosen
@@ -336,4 +364,25 @@ def test_small_runs_leave_when_forecast_and_a_wrong_growth_is_caught(x64, quick_
     faster = np.array([1.1, 1.1, 1.0])[:, None]  # every factor of a step on (d, m) ten per cent too large
     monkeypatch.setattr(Linear, "step", lambda *a: faster * right(*a))
     config = forecast_against_fact.Config(**small, optimizers=("gd",))
-    assert verdicts(forecast_against_fact, config, forecast_against_fact.main(config)) == [False, False, True]
+    faulty = forecast_against_fact.main(config)
+    assert verdicts(forecast_against_fact, config, faulty) == [False] * 4 + [True]  # near and held, from either point
+    right_names = {c.name: c.expected for c in forecast_against_fact.claims(results, config)}
+    assert right_names == {c.name: c.expected for c in forecast_against_fact.claims(faulty, config)}
+
+
+def test_the_trapped_share_must_fall_with_width():
+    config = lecture_width.Config(widths=(1, 2, 4), inits=(("tanh", "glorot"),), runs=40)
+
+    def trapped(*count: int) -> xr.Dataset:
+        wrong = np.arange(config.runs) < np.array(count)[:, None]
+        shape = ("activation", "width", "run", "step"), np.where(wrong, 0.75, 1.0)[None, ..., None]
+        coords = {"activation": ["tanh"], "width": list(config.widths)}
+        return xr.Dataset(
+            {"accuracy": shape, "loss": (shape[0], np.where(wrong, np.log(2) / 2, 0)[None, ..., None])}, coords
+        )
+
+    falling, level, rising = trapped(40, 9, 0), trapped(40, 40, 40), trapped(0, 9, 40)
+    assert verdicts(lecture_width, config, falling) == [True] * 4
+    assert verdicts(lecture_width, config, level) == [True, False, False, True]
+    assert verdicts(lecture_width, config, rising) == [False, False, False, True]
+    assert len({tuple(names(lecture_width, config, r)) for r in (falling, level, rising)}) == 1

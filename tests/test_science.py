@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from experiments import registry, script
+from experiments import gallery, registry, script
 from experiments.claim import Claim
 from jaxsoft import curvature, losses, models, optimizers
 from jaxsoft.critical import search
@@ -58,15 +58,37 @@ def test_a_verdict_cannot_be_set_and_a_wrong_kind_is_told():
         made.passed = True  # pyrefly: ignore[read-only]
     with pytest.raises(ValueError, match=r"kind: expected one of equal, .*, got atmost"):
         Claim("a", "b", 1.0, 2.0, 0.0, "atmost")  # pyrefly: ignore[bad-argument-type]
-    with pytest.raises(ValueError, match="tolerance: expected a number >= 0, got -1"):
-        replace(made, tolerance=-1)
+    for tolerance in (-1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"tolerance: expected a finite number >= 0, got {tolerance}"):
+            replace(made, tolerance=tolerance)
+    for expected in (float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"expected: expected a finite number, got {expected}"):
+            replace(made, expected=expected)
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        (Claim("a", "b", 0.5, 0.5, 0.03), "0.5 ± 3%"),
+        (Claim("a", "b", 4000, 4000, 0.00025), "4000 ± 0.00025 relative"),
+        (Claim("a", "b", -2, -2, 1e-4), "-2 ± 0.0001 relative"),
+        (Claim("a", "b", 0, 0, 0.1), "0"),  # a tenth of nothing
+        (Claim("a", "b", 0.05, 0.01, 0, "at most"), "≤ 0.05"),
+        (Claim("a", "b", -2, 0, 0, "reported at least"), "≥ -2"),
+    ],
+)
+def test_what_is_expected_in_words(claim, words):
+    assert claim.wanted == words
 
 
 def test_the_registry_finds_what_runs_as_a_script_and_nothing_else(tmp_path):
     assert {"escape_law", "share_of_minima"} <= set(FOUND)
     assert not {"claim", "script", "science", "registry", "gallery"} & set(FOUND)
     (tmp_path / "broken.py").write_text('"""Why?"""\nimport nowhere\nif __name__:\n    script.run("broken")\n')
-    assert registry.experiments(tmp_path) == [registry.Experiment("broken", "Why?", "", {})]
+    (tmp_path / "slip.py").write_bytes(b'"""Why?"""\ndef x(:\n    script.run("slip")\n')
+    (tmp_path / "bytes.py").write_bytes(b'"""Why?\xff"""\n\0\n    script.run("bytes")\n')
+    known = {"bytes": "bytes", "broken": "Why?", "slip": "slip"}  # the name where there is no docstring to read
+    assert registry.experiments(tmp_path) == [registry.Experiment(n, q, "", {}) for n, q in sorted(known.items())]
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -99,6 +121,21 @@ def test_a_time_is_a_number_and_a_unit():
         registry.seconds("a while")
 
 
+def test_a_result_depends_on_what_its_imports_import(tmp_path):
+    files = {
+        "one": "from jaxsoft import data\nfrom experiments.two import LIMIT\n",
+        "two": "def late():\n    from . import three\n",
+        "three": "import experiments.four as short, experiments.one\n", "four": "", "five": "import one\n", "data_": "",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    assert {path.stem for path in script.sources(tmp_path / "one.py")} == {"one", "two", "three", "four"}
+    assert {path.stem for path in script.sources(tmp_path / "four.py")} == {"four"}
+    told = script.identity(script, None)
+    assert told["optax"] == optax.__version__
+    assert {"python", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn"} <= set(told)
+
+
 def run(*arguments: str, module: str = "science", timeout: float = 300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"experiments.{module}", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
@@ -110,6 +147,12 @@ def run(*arguments: str, module: str = "science", timeout: float = 300) -> subpr
         (["--quik"], "escape_law", "--quik"),
         (["--quick", "--tiny"], "escape_law", "not allowed with"),
         (["--out", "Makefile"], "escape_law", "--out: expected a folder that can be written, got Makefile"),
+        pytest.param(
+            ["--out", "/proc"],
+            "escape_law",
+            "--out: expected a folder that can be written, got /proc",
+            marks=pytest.mark.skipif(not Path("/proc").exists(), reason="a folder that no one can write to"),
+        ),
         (["nothing"], "science", "NAME: expected one of autoencoder_critical_points, "),
     ],
 )
@@ -176,24 +219,35 @@ def board(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[st
     return done, json.loads((folder / "results/claims.json").read_text())
 
 
+def change(path: Path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
 def test_one_that_fails_is_a_row_and_what_is_done_is_kept(added):
     folder, add = added
     add("good", question="Is 1 < 2 & <b>two</b>?")
-    add("bad", body='raise ValueError("it was three")')
+    add("bad", body='raise ValueError("it was three,\\nnot two")')
     add("lost", body="import os; os.kill(os.getpid(), 9)")
-    add("unset")
-    path = folder / "experiments/unset.py"
-    path.write_text(path.read_text().replace("QUICK", "HASTY"))
+    for name in ("unset", "slip", "leaves", "silent"):
+        add(name)
+    change(folder / "experiments/unset.py", "QUICK", "HASTY")
+    change(folder / "experiments/slip.py", "def main(", "def main(:")
+    change(folder / "experiments/leaves.py", "import time", "import sys; sys.exit('nope')")
+    change(folder / "experiments/silent.py", "return [", "return [][:0] and [")
     done, kept = board(folder)
     assert done.returncode == 1
     rows = {row["experiment"]: row for row in kept["experiments"]}
-    assert rows["bad"]["error"] == "ValueError: it was three"
+    assert rows["bad"]["error"] == "ValueError: it was three, not two"
+    assert rows["slip"]["error"].startswith("SyntaxError: ")
+    assert rows["leaves"]["error"] == "SystemExit: nope"
+    assert rows["silent"]["error"] == "ValueError: claims: expected one at least, got none"
     assert "SIGKILL" in rows["lost"]["error"]
     assert rows["unset"]["error"] == "QUICK: expected a Config of this name in the module, got none"
     first, second = rows["good"]["claims"]
     assert (first["passed"], first["verdict"]) == (True, "holds")
     assert (second["measured"], second["verdict"]) == ("inf", "not reproduced")
-    for text in ("good_quick", "ValueError: it was three", "not reproduced", "1 of 2 claims hold; 0 do not"):
+    for text in ("good_quick", "ValueError: it was three, not two", "not reproduced", "1 of 2 claims hold; 0 do not"):
         assert text in done.stdout
     page = (folder / "results/science.html").read_text()
     assert page.count("<img ") == 1
@@ -201,7 +255,7 @@ def test_one_that_fails_is_a_row_and_what_is_done_is_kept(added):
     assert "python -m experiments.good --quick" in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing is loaded from elsewhere
 
-    for name in ("bad", "lost", "unset"):
+    for name in ("bad", "lost", "unset", "slip", "leaves", "silent"):
         (folder / f"experiments/{name}.py").unlink()
     done, again = board(folder)
     assert done.returncode == 0
@@ -216,22 +270,88 @@ def test_one_that_fails_is_a_row_and_what_is_done_is_kept(added):
     assert full["experiments"][0]["claims"][0]["verdict"] == "does not hold"
 
 
-def test_ctrl_c_keeps_what_is_done(added):
+def test_one_by_name_leaves_the_others_on_the_page(added):
     folder, add = added
-    add("a_first")
-    add("b_second", body="open('begun', 'w'); time.sleep(600)")
-    command = [sys.executable, "-m", "experiments.science"]
+    add("one")
+    add("two")
+    change(folder / "experiments/two.py", "import time\n", "from experiments.shared import LIMIT\nimport time\n")
+    (folder / "experiments/shared.py").write_text("LIMIT = 1\n")
+    board(folder)
+    for name in ("one", "two"):
+        done, kept = board(folder, name)
+        assert {row["experiment"] for row in kept["experiments"]} == {"one", "two"}
+        assert "1 of 2 claims hold" in done.stdout  # of the one that was asked for
+        assert kept["summary"].startswith("2 of 4 claims hold")
+    assert (folder / "results/science.html").read_text().count("<img ") == 2
+    (folder / "experiments/shared.py").write_text("LIMIT = 2\n")  # the result of the second is of the past
+    assert [row["experiment"] for row in board(folder, "one")[1]["experiments"]] == ["one"]
+
+
+def test_what_failed_is_first_on_the_page_and_reports_come_after_faults():
+    def entry(name: str, figure: bytes | None, *claims: Claim) -> gallery.Entry:
+        return gallery.Entry(registry.Experiment(name, f"{name}?", "", {}), "", claims, 1.0, f"words of {name}", figure)
+
+    page = gallery.build(
+        [
+            entry("fine", b"", Claim("right", "b", 1, 1, 0), Claim("a report", "b", 1, 2, 0, "reported")),
+            entry("faulty", b"", Claim("a fault", "b", 1, -1e-7, 0)),
+            entry("failed", None),
+        ],
+        "all",
+    )
+    order = ["What failed", "words of failed", "What does not hold", "a fault", "What is not reproduced", "a report",
+             "All experiments", "words of fine", "right"]  # fmt: skip
+    places = [page.index(text, page.index("</p>")) for text in order]
+    assert places == sorted(places)
+    assert "What failed" not in gallery.build([entry("fine", b"", Claim("right", "b", 1, 1, 0))], "all")
+    heads = re.findall(r'<th scope="col">(.*?)</th>', page)[:5]
+    assert heads == ["claim", "verdict", "expected", "measured", "source"]  # the verdict is seen on a small screen
+    unbroken = re.search(r"([^}]*)\{ white-space: nowrap; \}", page)
+    assert unbroken is not None
+    assert ".claims td:not(:last-child)" in unbroken[1]  # no -1e-07 in two lines
+
+
+def interrupted(folder: Path, module: str) -> tuple[int, str]:
+    """Exit code and output of a module that gets Ctrl-C when it has made the file ``begun``."""
+    command = [sys.executable, "-m", f"experiments.{module}"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for _ in range(600):
         if (folder / "begun").exists():
             break
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 130
+    return process.wait(timeout=60), process.communicate()[0]
+
+
+WAIT = "open('begun', 'w'); time.sleep(600)"
+
+
+def test_ctrl_c_keeps_what_is_done(added):
+    folder, add = added
+    add("a_first")
+    add("b_second", body=WAIT)
+    code, output = interrupted(folder, "science")
+    assert code == 130
     assert "1 experiments were not reached: the same command goes on." in output
     kept = json.loads((folder / "results/claims.json").read_text())
     assert [row["experiment"] for row in kept["experiments"]] == ["a_first"]
+
+
+@pytest.mark.parametrize("module", ["science", "slow"])
+def test_ctrl_c_before_there_is_anything_to_keep_is_one_line(added, module):
+    folder, add = added
+    add("slow", body=WAIT)
+    if module == "science":  # while it imports
+        change(folder / "experiments/slow.py", "import time\n", f"import time; {WAIT}\n")
+    assert interrupted(folder, module) == (130, "jaxsoft: interrupted\n")
+
+
+def test_a_sweep_says_how_far_it_came_in_one_line(added):
+    folder, add = added
+    add("swept", body="from jaxsoft.signals import Interrupted; raise Interrupted('2 of 3 runs are done', 2)")
+    command = [sys.executable, "-m", "experiments.swept"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "2 of 3 runs are done\n")
 
 
 def test_the_times_in_the_docstrings_give_the_cheap_half():
