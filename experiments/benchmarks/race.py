@@ -151,4 +151,4 @@ def memory(item: Item, runs: int, steps: int, record_every: int, opened: Callabl
         found = process.ask("memory", item=asdict(item), runs=runs, steps=steps, record_every=record_every)
     records = len(range(0, steps, record_every)) + 1
     title = f"{runs:,} runs of (a), {steps} steps, {records:,} records a run"
-    return Memory(title, runs, found["state"], 2 * 4 * records, found["before"], found["peak"])
+    return Memory(title, runs, found["state"], 2 * 4 * records, found["before"], found["bytes"])

@@ -17,7 +17,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -111,13 +111,16 @@ class Side:
 
         return extras.timed_grid(how, from_plain(item), count)
 
+    def peak(self) -> dict[str, Any]:
+        return {"bytes": peak_bytes()}
+
     def memory(self, item: dict[str, Any], runs: int, steps: int, record_every: int) -> dict[str, Any]:
         from experiments.benchmarks import extras
 
         extras.train_runs(from_plain(item), 2, steps, record_every)  # what the libraries and the compiler take
         before = peak_bytes()
         extras.train_runs(from_plain(item), runs, steps, record_every)
-        return {"before": before, "peak": peak_bytes(), "state": extras.state_bytes(from_plain(item))}
+        return {"before": before, **self.peak(), "state": extras.state_bytes(from_plain(item))}
 
 
 def peak_bytes() -> int:
@@ -143,8 +146,7 @@ def load_start(path: Path) -> list[list[np.ndarray]]:
         return [[stored[f"{i}/{k}"] for k in range(2) if f"{i}/{k}" in stored.files] for i in range(layers)]
 
 
-def serve(side: str, requests: Iterator[str]) -> Iterator[str]:
-    answering = Side(side)
+def serve(answering: Side, requests: Iterable[str]) -> Iterator[str]:
     for line in requests:
         request = json.loads(line)
         yield json.dumps(getattr(answering, request.pop("do"))(**request))
@@ -157,5 +159,5 @@ if __name__ == "__main__":
         import jax
 
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    for answer in serve(sys.argv[1], sys.stdin):
+    for answer in serve(Side(sys.argv[1]), sys.stdin):
         print(answer, file=answers, flush=True)
