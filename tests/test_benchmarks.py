@@ -36,6 +36,7 @@ def compiled_once(tmp_path):
             yield
 
 
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph:UserWarning")  # pyhessian does
 def test_every_installed_tool_is_accurate_and_has_its_ratio(x64, compiled_once, monkeypatch):
     matfree = dataclasses.replace(curvature.TOOLS["matfree"], efforts=lambda *of: curvature.depths(*of)[-1:])
     monkeypatch.setitem(curvature.TOOLS, "matfree", matfree)  # its greatest depth: each is a compilation
