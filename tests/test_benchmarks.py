@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from experiments.benchmarks import critical, curvature
-from jaxsoft import problem
+from experiments.benchmarks import critical, curvature, extras, first_result, items, jax_sides, race, sweeps, worker
+from experiments.benchmarks.timing import in_turn
+from jaxsoft import cli, problem
 
 
 def tiny(**changes):
@@ -33,6 +36,7 @@ def compiled_once(tmp_path):
             yield
 
 
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph:UserWarning")  # pyhessian does
 def test_every_installed_tool_is_accurate_and_has_its_ratio(x64, compiled_once, monkeypatch):
     matfree = dataclasses.replace(curvature.TOOLS["matfree"], efforts=lambda *of: curvature.depths(*of)[-1:])
     monkeypatch.setitem(curvature.TOOLS, "matfree", matfree)  # its greatest depth: each is a compilation
@@ -122,3 +126,175 @@ def test_both_tools_find_the_same_critical_points(x64, quick_compilation):
     ours, theirs = rows[:2]
     assert (ours.tool, theirs.tool) == ("jaxsoft", "autograd")
     assert ours.critical == theirs.critical > 0
+
+
+# Sweeps beside other sides. The processes of the sides are played by this one, but for one test.
+
+
+class Here:
+    """Answers in this process, by way of the same lines as over a pipe."""
+
+    def __init__(self, side):
+        self.answering = worker.Side(side)
+
+    def ask(self, do, **request):
+        with jax.numpy_rank_promotion("allow"):  # peers are written as usual
+            return json.loads(next(worker.serve(self.answering, iter([json.dumps({"do": do, **request})]))))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *of):
+        pass
+
+
+LIMITS = {name: items.Limits(1e11, 2e9, 2e9, 1e9, 1e10, 2**21) for name in ("machine", "xla")}
+TINY = {
+    item.name: dataclasses.replace(
+        item, runs=3, steps=28 if item.batch else 4, amounts={"torch.func": (2, 28 if item.batch else 3)}
+    )
+    for item in items.QUICK
+}
+
+
+@pytest.mark.parametrize("item", TINY.values(), ids=TINY)
+def test_every_side_does_the_same_work(item, quick_compilation):
+    rows = {side: Here(side) for side in worker.SIDES if not race.not_installed(side)}
+    assert {"jaxsoft", "plain"} <= set(rows)
+    for row in race.race(item, rows, LIMITS, repeats=2, rest=0.0):
+        assert row.valid, row
+        assert row.difference == 0.0 if row.side == "jaxsoft" else row.difference < race.SAME_WITH_BATCHES
+        assert len(row.seconds) == len(row.rates) == 2
+        assert len(row.ratios) == (0 if row.side == "jaxsoft" else 2)
+        assert row.share > 0
+
+
+def test_a_side_that_computes_something_else_is_found(quick_compilation):
+    item = TINY["a"]
+    start = jax_sides.initial(item, item.runs)
+    with jax.numpy_rank_promotion("allow"):
+        ours = jax_sides.plain(item, start)()
+        other = jax_sides.plain(dataclasses.replace(item, learning_rate=1.5 * item.learning_rate), start)()
+    assert race.difference(item, ours, ours) == 0.0
+    assert race.difference(item, ours, other) > race.SAME
+    assert race.difference(item, ours, np.full_like(ours, np.nan)) == np.inf
+    assert race.difference(item, ours, ours[:2, :3]) == 0.0  # a slower side has fewer runs and steps
+
+
+def test_the_work_is_what_the_compiler_counts():
+    for item in (TINY["b"], TINY["d"]):
+        params = [[leaf[0] for leaf in layer] for layer in jax_sides.by_rows(jax_sides.initial(item, 1))]
+        with jax.numpy_rank_promotion("allow"):
+            counted = jax.jit(jax.value_and_grad(jax_sides.plain_loss(item))).lower(params).cost_analysis()
+        work = items.work(item, 2**30)
+        # What is done element by element comes on top: most for the linear net, a few operations an entry of z.
+        assert work.matmul_flops < counted["flops"] < 1.2 * work.matmul_flops
+        # The compiler may count an exp of the forward pass again in the backward one.
+        functions = work.tanh + work.exp + work.log
+        assert functions <= counted["transcendentals"] <= functions + work.exp + work.log
+    assert items.work(TINY["b"], 2**30).memory_bytes == 8  # the records
+    assert items.work(TINY["b"], 2**10).memory_bytes > 8 + 2 * 4 * 4 * 2410  # and all that does not fit
+
+
+def test_the_limits_are_measured():
+    found = Here("jaxsoft").ask("limits", gemm_size=64, elements=256, stream=4096, repeats=1)
+    machine, xla = (items.Limits(**found[name]) for name in ("machine", "xla"))
+    for rate in ("gemm", "tanh", "exp", "log", "bandwidth"):
+        assert getattr(machine, rate) >= getattr(xla, rate) > 0
+    work = items.Work(10, 4, 3, 2, 8)
+    assert items.Limits(10.0, 4.0, 3.0, 2.0, 8.0, 1).seconds(work) == 5.0
+
+
+def test_many_optimizers_in_one_sweep_are_those_of_separate_ones(quick_compilation):
+    item = dataclasses.replace(items.GRID, runs=1, steps=2)
+    rows = race.many_optimizers(item, 2, 1, Here)
+    assert [row.side for row in rows] == ["one sweep", "separate sweeps", "separate programs"]
+    assert all(row.valid and row.compile > 0 for row in rows)
+    assert len(set(extras.OPTIMIZERS)) == 20
+
+
+def test_memory_of_a_run_and_of_its_records(quick_compilation):
+    held = race.memory(TINY["a"], 4, 4, 2, Here)
+    assert held.record_bytes == 2 * 4 * 3  # at the steps 0, 2 and 4
+    assert held.state_bytes >= 3 * 4 * 51  # parameters and two moments
+    assert 0 < held.before <= held.peak
+
+
+def test_time_to_first_result_empties_and_fills_the_cache(monkeypatch):
+    asked = []
+    monkeypatch.setattr(first_result, "command", lambda arguments, environment: asked.append((arguments, environment)))
+    rows = race.time_to_first_result(sweeps.Config().first, 2)
+    assert [len(row.seconds) for row in rows] == [2, 2, 2, 2]
+    outs = [arguments[-1] for arguments, _ in asked if "sweep" in arguments]
+    assert len(set(outs)) == len(outs) == 7  # one to fill the cache, and two of three kinds
+    caches = [environment.get("JAX_COMPILATION_CACHE_DIR") for _, environment in asked]
+    assert caches.count(caches[0]) == 3  # what the first filled
+    assert caches.count(None) == 4  # two sweeps without, and imports
+    parsed = cli.parse(["sweep", *sweeps.Config().first])
+    assert parsed.inits * len(parsed.optimizers) == 64
+    monkeypatch.undo()
+    with pytest.raises(subprocess.CalledProcessError):
+        first_result.command(["-c", "raise SystemExit(2)"], {})
+
+
+def test_a_side_lives_in_a_process_of_its_own(monkeypatch):
+    with worker.Process("plain") as process:
+        assert process.ask("peak")["bytes"] > 0
+        with pytest.raises(ChildProcessError, match="plain"):
+            process.ask("nothing of the kind")
+    monkeypatch.setattr(worker, "NEEDS", {"plain": ("a_module_of_no_one",)})
+    monkeypatch.setattr(race, "NEEDS", worker.NEEDS)
+    assert race.not_installed("plain") == "a_module_of_no_one not installed"
+
+
+def test_calls_in_turn_go_forwards_and_backwards():
+    order = []
+    calls = {name: lambda name=name: order.append(name) or len(order) for name in "abc"}
+    assert in_turn(calls, 2) == {"a": [1, 6], "b": [2, 5], "c": [3, 4]}
+    assert order == [*"abc", *"cba"]
+
+
+def measured(ratio=1.0, **changes):
+    ours = race.Row("a", "(a)", "jaxsoft", seconds=(1.0,), rates=(2.0,), share=0.5)
+    peer = dataclasses.replace(ours, side="plain", ratios=(9.0, ratio, 0.1), difference=0.0, **changes)
+    absent = race.Row("a", "(a)", "torch.func", note="torch not installed")
+    held = race.Memory("runs", 2, 8, 8, 10**8, 2 * 10**8)
+    return sweeps.Results({}, LIMITS, [ours, peer, absent], [held])
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        (measured(), []),
+        (measured(0.99), ["speed over plain 0.99 [0.1-9], expected at least 1"]),
+        (measured(np.nan), ["speed over plain"]),
+        (measured(valid=False), ["does not compute the same"]),
+    ],
+)
+def test_what_is_under_its_floor_makes_the_exit_code_1(results, said, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sweeps, "main", lambda config, console: results)
+    monkeypatch.setattr(sweeps, "FLOORS", {("a", "plain"): 1.0, ("a", "torch.func"): 1.0, ("a", sweeps.SHARE): 0.5})
+    out = io.StringIO()
+    assert sweeps.run(["--quick", "--out", str(tmp_path)], Console(file=out, width=160)) == (1 if said else 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(said)
+    assert all(text in line for text, line in zip(said, lines, strict=True))
+    kept = json.loads((tmp_path / "bench_quick.json").read_text())
+    assert kept["failures"] == lines
+    assert kept["rows"][1]["side"] == "plain"
+    sweeps.show(results.rows, Console(file=out, width=160))
+    assert "torch not installed" in out.getvalue()
+    assert ("INVALID" in out.getvalue()) is (not results.rows[1].valid)
+
+
+def test_a_share_of_the_limit_and_memory_have_bounds_too():
+    results = measured()
+    assert len(sweeps.failures(results, {("a", sweeps.SHARE): 0.51})) == 1
+    heavy = dataclasses.replace(results, memory=[dataclasses.replace(results.memory[0], peak=3 * 10**9)])
+    assert "expected at most 2 GB" in "".join(sweeps.failures(heavy, {}))
+
+
+def test_every_ratio_has_a_floor():
+    peers = {side for side in worker.SIDES if side != race.OURS}
+    for item in (*items.FULL, *items.QUICK):
+        assert {to for name, to in sweeps.FLOORS if name == item.name} == {*peers, sweeps.SHARE}

@@ -35,6 +35,7 @@ from rich.table import Table
 from scipy.sparse.linalg import LinearOperator, minres
 
 from experiments.benchmarks.curvature import small_digits
+from experiments.benchmarks.timing import in_turn, spread
 from jaxsoft import critical, models, problem
 from jaxsoft.problem import Problem
 
@@ -178,11 +179,7 @@ def main(config: Config = Config()) -> list[Row]:
         }
         tools = {name: tools[name] for name in config.tools}
         cold = {name: run().seconds for name, run in tools.items()}
-        runs: dict[str, list[Ends]] = {name: [] for name in tools}
-        for _ in range(config.repeats):
-            for name, run in tools.items():
-                runs[name].append(run())
-        for name, ends in runs.items():
+        for name, ends in in_turn(tools, config.repeats).items():
             rows.append(
                 Row(
                     kind, name, cold[name], tuple(60 * e.critical.sum() / e.seconds for e in ends),
@@ -199,10 +196,9 @@ def show(rows: list[Row], console: Console) -> None:
     for r in rows:
         ours = next(o for o in rows if o.kind == r.kind and o.tool == "jaxsoft")
         ratio = [a / b for a, b in zip(ours.steps_per_second, r.steps_per_second, strict=True)]
-        spread = f"{np.median(ratio):.1f} [{min(ratio):.1f}-{max(ratio):.1f}]"
         table.add_row(
             r.kind, r.tool, f"{r.cold:.1f}", f"{r.critical} of {r.searches}", f"{np.median(r.per_minute):.3g}",
-            f"{np.median(r.steps_per_second):.3g}", "" if r.tool == "jaxsoft" else spread,
+            f"{np.median(r.steps_per_second):.3g}", "" if r.tool == "jaxsoft" else spread(ratio, 2),
         )  # fmt: skip
     console.print(table)
 

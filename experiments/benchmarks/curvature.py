@@ -22,10 +22,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.metadata
-import importlib.util
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -39,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.decomposition import PCA
 
+from experiments.benchmarks.timing import in_turn, missing, seconds, spread, versions
 from jaxsoft import curvature, data, models, problem, process, sweep
 
 LARGEST, LOWEST, SPECTRUM, INDEX = "five largest", "five most negative", "all eigenvalues", "index"
@@ -449,12 +447,8 @@ class Runner:
     calls: int = 1
     warm: list[float] = field(default_factory=list)
 
-
-def seconds(solve: Solve, thetas: np.ndarray, calls: int = 1) -> float:
-    begin = time.perf_counter()
-    for _ in range(calls):
-        solve(thetas)
-    return (time.perf_counter() - begin) / calls
+    def once(self) -> Found:
+        return self.solve(self.thetas)
 
 
 def prepare(name: str, case: Setting, task: str, known: list, config: Config) -> Runner | None:
@@ -481,17 +475,18 @@ def race(case: Setting, task: str, known: list, config: Config, tools: Iterable[
     runners = [made for name in tools if (made := prepare(name, case, task, known, config)) is not None]
     for runner in runners:
         jax.clear_caches()
-        runner.cold = seconds(runner.solve, runner.thetas)
+        runner.cold = seconds(runner.once)
     for runner in runners:  # the caches are cleared for all
-        runner.solve(runner.thetas)
-        once = seconds(runner.solve, runner.thetas)
+        runner.once()
+        once = seconds(runner.once)
         runner.calls = max(1, math.ceil(config.least_time / once))
         if once > config.patience:
             runner.warm.append(once)
-    for _ in range(config.repeats):
-        for runner in runners:
-            if not (runner.warm and runner.warm[0] > config.patience):
-                runner.warm.append(seconds(runner.solve, runner.thetas, runner.calls))
+    quick = [runner for runner in runners if not runner.warm]
+    calls = {runner.name: functools.partial(seconds, runner.once, runner.calls) for runner in quick}
+    warm = in_turn(calls, config.repeats)
+    for runner in quick:
+        runner.warm = warm[runner.name]
     for runner in runners:  # the first call of a fresh solver happens once, whatever the number of points
         runner.cold += (runner.factor - 1) * float(np.median(runner.warm))
     return runners
@@ -504,10 +499,6 @@ def row(runner: Runner, label: str, task: str, tol: float) -> Row:
     return Row(label, task, runner.name, runner.cold, warm, calls, runner.error, runner.verdict, good)
 
 
-def missing(name: str) -> list[str]:
-    return [module for module in TOOLS[name].modules if importlib.util.find_spec(module) is None]
-
-
 def main(config: Config = Config(), console: Console | None = None) -> list[Row]:
     """All rows; what is not installed is left out, and said in one line on the console."""
     if jnp.result_type(float) != jnp.float64:
@@ -515,7 +506,7 @@ def main(config: Config = Config(), console: Console | None = None) -> list[Row]
     console = console or Console()
     tools = []
     for name in config.tools:
-        if absent := missing(name):
+        if absent := missing(TOOLS[name].modules):
             console.print(f"{name}: left out, {' and '.join(absent)} not installed")
         else:
             tools.append(name)
@@ -561,20 +552,12 @@ def show(rows: Sequence[Row], console: Console | None = None) -> None:
         for r in (r for r in rows if r.case == case):
             if r.task != last and last:
                 table.add_section()
-            warm = f"{r.median:.3g} [{min(r.warm):.3g}-{max(r.warm):.3g}]"
             name = f"{r.tool} ({r.calls})" if r.calls else r.tool
-            table.add_row(r.task if r.task != last else "", name, f"{r.cold:.3g}", warm, r.verdict, ratio(r, rows))
+            table.add_row(
+                r.task if r.task != last else "", name, f"{r.cold:.3g}", spread(r.warm), r.verdict, ratio(r, rows)
+            )
             last = r.task
         console.print(table)
-
-
-def versions(names: Iterable[str]) -> str:
-    """What is installed of these distributions."""
-    found = []
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    return ", ".join(found)
 
 
 if __name__ == "__main__":
