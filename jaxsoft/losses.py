@@ -234,6 +234,17 @@ def cross_entropy_grad(
     return _gradient(z, y, others)
 
 
+def cross_entropy_and_grad(
+    logits: ArrayLike, labels: ArrayLike, *, weights: Maybe = None, smoothing: Number = 0.0, mask: Maybe = None
+) -> tuple[jax.Array, jax.Array]:
+    """``cross_entropy`` (...,) and ``cross_entropy_grad`` (..., C) of each example, compiled into one pass.
+
+    Takes and raises what ``cross_entropy`` does.
+    """
+    z, y, others, _ = _examples(logits, labels, weights, smoothing, mask)
+    return _loss(z, y, others), _gradient(z, y, others)
+
+
 def cross_entropy_hessian(
     logits: ArrayLike, labels: ArrayLike, *, weights: Maybe = None, smoothing: Number = 0.0, mask: Maybe = None
 ) -> jax.Array:

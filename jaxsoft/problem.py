@@ -6,7 +6,7 @@ Training, curvature and searches see only this; models and data end here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import chex
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsoft import checks, losses
+from jaxsoft import backpropagation, checks, losses
 from jaxsoft.curvature import Composite, layered
 from jaxsoft.data import Dataset
 from jaxsoft.models import ACTIVATIONS, Layers, Model, Perceptron
@@ -32,8 +32,8 @@ class LossFn(Protocol):
     def __call__(self, params: Params, /) -> jax.Array: ...
 
 
-class BatchLossFn(Protocol):
-    def __call__(self, params: Params, indices: jax.Array, /) -> jax.Array: ...
+class Batch(Protocol):
+    def __call__(self, indices: jax.Array, /) -> LossFn: ...
 
 
 class Problem(NamedTuple):
@@ -41,13 +41,13 @@ class Problem(NamedTuple):
 
     init: ``key -> params``.
     loss: ``params -> scalar``, on all the data.
-    batch_loss: ``(params, indices) -> scalar``, on the examples with these indices; None where there are no examples.
+    batch: ``indices -> loss``, the loss on the examples with these indices; None where there are no examples.
     num_examples: how many examples there are; 0 for a bare surface.
     """
 
     init: InitFn
     loss: LossFn
-    batch_loss: BatchLossFn | None = None
+    batch: Batch | None = None
     num_examples: int = 0
 
 
@@ -83,7 +83,7 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
 
         L(θ) = -(1/n) Σ_i log softmax(f_θ(x_i))[y_i] + (l2/2) Σ w²     (natural logarithms; w: weights, not biases)
 
-    ``l2`` may be traced, so a sweep can vary it. The full batch is the default; ``batch_loss`` takes example indices.
+    ``l2`` may be traced, so a sweep can vary it. ``batch`` takes example indices.
     Raises ValueError when the model does not return one logit per class, or l2 is negative.
     """
     checks.non_negative("l2", l2)
@@ -92,26 +92,48 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
 
     penalised = not (isinstance(l2, float) and l2 == 0.0)
 
-    def outputs(params: Params, inputs: jax.Array) -> jax.Array:
-        logits = jax.vmap(model.apply, in_axes=(None, 0))(params, inputs)
-        chex.assert_shape(logits, (len(inputs), dataset.num_classes))
-        return logits
-
     def penalty(params: Params) -> jax.Array:
         return _penalty(params, l2)
 
-    def batch_loss(params: Params, indices: jax.Array) -> jax.Array:
-        cost = losses.cost(outputs(params, x[indices]), y[indices])
-        return cost + penalty(params) if penalised else cost
+    def on(inputs: jax.Array, labels: jax.Array) -> Composite:
+        """The loss on these examples."""
 
-    loss = Composite(
-        outputs=lambda params: outputs(params, x),
-        cost=lambda logits: losses.cost(logits, y),
-        penalty=penalty if penalised else None,
-    )
+        def outputs(params: Params) -> jax.Array:
+            logits = jax.vmap(model.apply, in_axes=(None, 0))(params, inputs)
+            chex.assert_shape(logits, (len(inputs), dataset.num_classes))
+            return logits
+
+        loss = Composite(outputs, lambda logits: losses.cost(logits, labels), penalty if penalised else None)
+        if not isinstance(model.apply, Perceptron):
+            return loss
+        backward = _backward(model.apply.activation, inputs, labels, l2 if penalised else None)
+        return dataclasses.replace(loss, backward=backward)
+
+    loss = on(x, y)
     if isinstance(model.apply, Perceptron):
         loss = _with_mlp_curvature(loss, model.apply.activation, x, y, l2 if penalised else None)
-    return Problem(init=model.init, loss=loss, batch_loss=batch_loss, num_examples=len(dataset.y))
+    return Problem(model.init, loss, batch=lambda indices: on(x[indices], y[indices]), num_examples=len(y))
+
+
+def _backward(
+    activation: str, x: jax.Array, y: jax.Array, l2: float | jax.Array | None
+) -> Callable[[Layers], tuple[jax.Array, Layers]]:
+    """params -> the loss of an MLP and its gradient, by the lecture's backpropagation."""
+
+    def head(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        each, delta = jax.vmap(losses.cross_entropy_and_grad, in_axes=(1, 0), out_axes=(0, 1))(logits, y)
+        # The mean as a product: fused into a sum, the logarithms would be taken one by one.
+        return jnp.full(each.shape, 1 / len(y), each.dtype) @ each, delta / len(y)
+
+    def backward(params: Layers) -> tuple[jax.Array, Layers]:
+        columns = x.reshape(len(x), -1).T
+        cost, grad = backpropagation.cost_and_grad(params, ACTIVATIONS[activation], columns, head)
+        if l2 is None:
+            return cost, grad
+        pull = jax.tree.map(lambda g, w: g + l2 * w if w.ndim >= 2 else g, grad, params)
+        return cost + _penalty(params, l2), pull
+
+    return backward
 
 
 # What may be done to the units of a hidden layer without changing the outputs.

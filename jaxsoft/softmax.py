@@ -18,15 +18,17 @@ At least one logit must be finite, and none +inf; otherwise the result is NaN.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-# Up to so many classes, several sums are taken in one pass. That is the faster way for small nets, but it adds one term
-# after the other: with many terms of one size, float32 would lose a digit that the tree sums of ``jnp.sum`` keep.
-_FEW = 64
+# Up to so many classes, sums and maxima are written out, class by class. The compiler then makes one vectorised loop of
+# the whole layer; its own reductions over a short axis take several times as long. With many more terms of one size,
+# float32 would lose a digit that the tree sums of ``jnp.sum`` keep.
+_FEW = 16
 
 
 class Probabilities(NamedTuple):
@@ -51,12 +53,25 @@ def as_logits(argument: str, z: ArrayLike) -> jax.Array:
 
 
 def _total(x: jax.Array) -> jax.Array:
+    if x.shape[-1] <= _FEW and x.dtype.itemsize >= 4:
+        return functools.reduce(jax.lax.add, _classes(x))
     return jnp.sum(x, axis=-1, keepdims=True)
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    if x.shape[-1] <= _FEW:
+        return functools.reduce(jax.lax.max, _classes(x))
+    return jnp.max(x, axis=-1, keepdims=True)
+
+
+def _classes(x: jax.Array) -> list[jax.Array]:
+    """x (..., C) class by class, each (..., 1)."""
+    return [x[..., k : k + 1] for k in range(x.shape[-1])]
 
 
 def exponentiate(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Step 1: the gaps z - max z <= 0 and e = exp(z - max z) in [0, 1], each (..., C)."""
-    gap = z - jnp.max(z, axis=-1, keepdims=True)
+    gap = z - _largest(z)
     return gap, jnp.exp(gap)
 
 
@@ -65,13 +80,7 @@ def add(e: jax.Array, *more: jax.Array) -> tuple[jax.Array, ...]:
 
     Below 2 the total holds a single 1, so that s is the sum of the rest; from 2 on, the subtraction loses nothing.
     """
-    terms = (e, jnp.where(e == 1, 0, e), *more)
-    if e.shape[-1] <= _FEW and e.dtype.itemsize >= 4:
-        zeros = (jnp.zeros((), e.dtype),) * len(terms)
-        sums = jax.lax.reduce(terms, zeros, lambda a, b: tuple(map(jax.lax.add, a, b)), (e.ndim - 1,))
-        total, rest, *others = (x[..., None] for x in sums)
-    else:
-        total, rest, *others = (_total(x) for x in terms)
+    total, rest, *others = map(_total, (e, jnp.where(e == 1, 0, e), *more))
     return jnp.where(total < 2, rest, total - 1), *others
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxsoft import checks
-from jaxsoft.problem import Metrics, Params, Problem
+from jaxsoft.curvature import value_and_grad
+from jaxsoft.problem import LossFn, Metrics, Params, Problem
 from jaxsoft.process import CONVERGED, DIVERGED, RUNNING, Info, Process
 
 
@@ -28,13 +29,39 @@ class TrainState(NamedTuple):
 def batch_indices(key: jax.Array, step: jax.Array, num_examples: int, batch_size: int) -> jax.Array:
     """The example indices of one step: epochs without replacement, a fresh permutation for each, from the key alone.
 
-    Epoch e holds ⌊n / batch_size⌋ batches, cut from a permutation drawn with ``fold_in(key, e)``; the remainder of an
-    epoch is left out, as the next permutation brings it back.
+    Epoch e holds ⌊n / batch_size⌋ batches, cut from ``permuted`` with ``fold_in(key, e)``; the remainder of an epoch is
+    left out, as the next permutation brings it back.
     """
     per_epoch = num_examples // batch_size
     epoch, position = step // per_epoch, step % per_epoch
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
-    return jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
+    return permuted(jax.random.fold_in(key, epoch), position * batch_size + jnp.arange(batch_size), num_examples)
+
+
+def permuted(key: jax.Array, places: jax.Array, n: int) -> jax.Array:
+    """What stands at these places of a random permutation of 0..n-1, without making the rest of it: no sort.
+
+    The swap-or-not shuffle: each of 16 + 4 log2 n rounds draws K, pairs x with K - x mod n, and swaps the pair or not,
+    by one pseudorandom bit of the larger. Hoang, Morris & Rogaway (2012), "An enciphering scheme based on a card
+    shuffle".
+
+    >>> sorted(permuted(jax.random.key(0), jnp.arange(5), 5).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    rounds = 16 + 4 * max(n - 1, 1).bit_length()
+    draws = jax.random.bits(key, (2, rounds))
+    x = places.astype(jnp.int32)
+    for pivot, salt in zip((draws[0] % n).astype(jnp.int32), draws[1], strict=True):
+        partner = jnp.where(pivot < x, pivot - x + n, pivot - x)
+        x = jnp.where(_bit(jnp.maximum(x, partner), salt), partner, x)
+    return x
+
+
+def _bit(x: jax.Array, salt: jax.Array) -> jax.Array:
+    """A pseudorandom bit of (x, salt): the finalizer of MurmurHash3 (Appleby 2011)."""
+    h = x.astype(jnp.uint32) ^ salt
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return (h ^ (h >> 16)) & 1 == 1
 
 
 def flatten(params: Params) -> jax.Array:
@@ -66,25 +93,26 @@ def make_train(
     checks.non_negative("tolerance", tolerance)
     if batch_size is not None:
         checks.count("batch_size", batch_size)
-        if problem.batch_loss is None:
+        if problem.batch is None:
             raise ValueError(f"batch_size: expected None for a problem without examples, got {batch_size}")
         if batch_size > problem.num_examples:
             raise ValueError(f"batch_size: expected at most {problem.num_examples} (the examples), got {batch_size}")
     transform = optax.with_extra_args_support(optimizer)
 
-    def loss_at(key: jax.Array, step: jax.Array, params: Params) -> jax.Array:
-        if batch_size is None or problem.batch_loss is None:
-            return problem.loss(params)
-        return problem.batch_loss(params, batch_indices(key, step, problem.num_examples, batch_size))
+    def loss_at(key: jax.Array, step: jax.Array) -> LossFn:
+        if batch_size is None or problem.batch is None:
+            return problem.loss
+        return problem.batch(batch_indices(key, step, problem.num_examples, batch_size))
 
     def init(key: jax.Array) -> TrainState:
         init_key, batch_key, noise_key = jax.random.split(key, 3)
         params = problem.init(init_key)
         step = jnp.zeros((), jnp.int32)
-        at_start = jax.eval_shape(lambda p: loss_at(batch_key, step, p), params)
+        first = loss_at(batch_key, step)
+        at_start = jax.eval_shape(first, params)
         if at_start.shape != ():
             raise TypeError(f"problem: expected a loss that is one number, got shape {at_start.shape}")
-        loss, grad = jax.value_and_grad(lambda p: loss_at(batch_key, step, p))(params)
+        loss, grad = value_and_grad(first, params)
         return TrainState(params, transform.init(params), loss, grad, batch_key, noise_key, step)
 
     def describe(state: TrainState) -> Info:
@@ -103,12 +131,12 @@ def make_train(
             state.params,
             value=state.loss,
             grad=state.grad,
-            value_fn=lambda p: loss_at(state.batch_key, state.step, p),
+            value_fn=loss_at(state.batch_key, state.step),
             key=jax.random.fold_in(state.noise_key, state.step),
         )
         params = optax.apply_updates(state.params, updates)
         following = state.step + 1
-        loss, grad = jax.value_and_grad(lambda p: loss_at(state.batch_key, following, p))(params)
+        loss, grad = value_and_grad(loss_at(state.batch_key, following), params)
         moved = state._replace(params=params, opt_state=opt_state, loss=loss, grad=grad, step=following)
         return moved, describe(state)
 

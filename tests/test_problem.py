@@ -31,7 +31,7 @@ def test_the_mean_over_batches_of_an_epoch_is_the_full_loss(x64):
     made = problem.classification(mlp([4, 5, 3], scale=0.8), iris())
     params = made.init(KEY)
     batches = np.random.default_rng(0).permutation(150).reshape(10, 15)
-    mean = np.mean([made.batch_loss(params, jnp.asarray(i)) for i in batches])
+    mean = np.mean([made.batch(jnp.asarray(i))(params) for i in batches])
     np.testing.assert_allclose(mean, made.loss(params), rtol=1e-14)
 
 

@@ -19,6 +19,7 @@ from jaxsoft.curvature.products import (
     hessian,
     hvp,
     layer_blocks,
+    value_and_grad,
 )
 from jaxsoft.curvature.stochastic import Density, Estimate, density, gradient_overlap, sharpness, trace
 
@@ -39,4 +40,5 @@ __all__ = [
     "sharpness",
     "spectrum",
     "trace",
+    "value_and_grad",
 ]

@@ -35,9 +35,9 @@ class Composite:
     closed_form: (params, residual) -> (P, P), the Hessian for residual = True, its Gauss-Newton part (and the penalty)
     for False; None where there is none. null: params -> (P, k), directions of any length, dependent or not, along which
     the loss is constant or its Hessian vanishes by symmetry. symmetry: the maps of params that leave the loss alone,
-    where known.
+    where known. backward: params -> (L, ∇L), a backward pass of its own, quicker than the one that jax derives.
 
-    It is called like any loss; ``hessian``, ``gauss_newton`` and ``inertia`` use what it knows.
+    It is called like any loss; ``hessian``, ``gauss_newton``, ``inertia`` and ``value_and_grad`` use what it knows.
     """
 
     outputs: Callable[[Params], jax.Array]
@@ -46,6 +46,7 @@ class Composite:
     closed_form: Callable[[Params, bool], jax.Array] | None = None
     null: Callable[[Params], jax.Array] | None = None
     symmetry: Symmetry | None = None
+    backward: Callable[[Params], tuple[jax.Array, Params]] | None = None
 
     def __call__(self, params: Params) -> jax.Array:
         cost = self.cost(self.outputs(params))
@@ -55,6 +56,13 @@ class Composite:
     def dense(self) -> Callable[[Params], tuple[jax.Array, jax.Array | None]]:
         """params -> the Hessian and the directions that are flat by symmetry, compiled once."""
         return jax.jit(lambda params: (hessian(self, params), None if self.null is None else self.null(params)))
+
+
+def value_and_grad(loss: Loss, params: Params) -> tuple[jax.Array, Params]:
+    """L(θ) and ∇L(θ): by the loss's own backward pass if it is a ``Composite`` that has one, else by jax."""
+    if isinstance(loss, Composite) and loss.backward is not None:
+        return loss.backward(params)
+    return jax.value_and_grad(loss)(params)
 
 
 def check(loss: Loss, params: Params) -> tuple[int, jnp.dtype]:
