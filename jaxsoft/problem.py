@@ -55,7 +55,7 @@ class Metrics(Protocol):
     def __call__(self, params: Params, /) -> dict[str, jax.Array]: ...
 
 
-def _penalty(params: Params, l2: float | jax.Array) -> jax.Array:
+def _penalty(params: object, l2: float | jax.Array) -> jax.Array:
     """l2/2 Σ w² over the weights: the leaves with two dimensions or more (biases are free)."""
     weights = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2]
     return 0.5 * l2 * sum((jnp.sum(jnp.square(w)) for w in weights), start=jnp.zeros(()))
