@@ -6,8 +6,9 @@
 Without a hidden layer z_a - z_b is linear in x: two classes meet in a straight line, and the region of a class, where
 its output is the largest, is cut out by half-planes, so it is convex. C = 3, 4, 5, 6 clouds of points in the plane.
 Where the largest output changes hands is found by root finding on z_a - z_b, and the points of each pair of classes
-must lie on one line to 1e-6 of its length. With a hidden layer, on the same data, no boundary may be straight.
-float64.
+must lie on one line to 1e-6 of its length. With a hidden layer, on the same data, no boundary may be straight. Pairs of
+classes that meet in fewer than three of these points are not judged, but counted. The regions tile a rectangle, so one
+can walk from each class to each other one: at least C - 1 pairs must meet. float64.
 
 What comes out: straight to 5e-16 of a boundary's length without a hidden layer, bent by 0.02 to 0.5 of it with one.
 """
@@ -23,12 +24,14 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from scipy.optimize import brentq
 
 from experiments import script
 from experiments.claim import Claim
-from jaxsoft import data, models, optimizers, problem, sweep, train
+from jaxsoft import data, models, optimizers, problem, style, sweep, train
 from jaxsoft import plot as pictures
 
 STRAIGHT = 1e-6
@@ -105,7 +108,12 @@ def boundaries(predict: Predict, examples: data.Dataset, lines: int) -> dict[tup
             z = predict(point[None])[0]
             if z.max() - z[a] <= SAME * abs(z).max():  # no third class is above both
                 found.setdefault((min(a, b), max(a, b)), []).append(point)
-    return {pair: np.array(points) for pair, points in sorted(found.items()) if len(points) > 2}
+    return {pair: np.array(points) for pair, points in sorted(found.items())}
+
+
+def bends(boundaries: dict[tuple[int, int], np.ndarray]) -> list[float]:
+    """The bend of every boundary of at least three points; two always lie on a line."""
+    return [bend(points) for points in boundaries.values() if len(points) > 2]
 
 
 def bend(points: np.ndarray) -> float:
@@ -137,26 +145,16 @@ def claims(results: dict[tuple[int, bool], Trained], config: Config) -> list[Cla
     made = []
     for classes in config.classes:
         linear, deep = results[classes, False], results[classes, True]
-        most = max(map(bend, linear.boundaries.values()))
-        straight = sum(bend(points) < STRAIGHT for points in deep.boundaries.values())
-        about = f"C = {classes}, no hidden layer"
+        lines, curves = bends(linear.boundaries), bends(deep.boundaries)
+        straight = sum(b < STRAIGHT for b in curves)
+        about, beside = f"C = {classes}, no hidden layer", f"C = {classes}, hidden layer"
+        met, most = "regions tile the plane", max(lines, default=np.nan)
         made += [
-            Claim(
-                f"{about}: bend of {len(linear.boundaries)} boundaries",
-                "z_a - z_b is linear",
-                STRAIGHT,
-                most,
-                0,
-                "at most",
-            ),
+            Claim(f"{about}: boundaries that are judged", met, classes - 1, len(lines), 0, "at least"),
+            Claim(f"{about}: largest bend of a boundary", "z_a - z_b is linear", STRAIGHT, most, 0, "at most"),
             Claim(f"{about}: midpoints outside of their class", "regions are convex", 0, linear.dented, 0),
-            Claim(
-                f"C = {classes}, hidden layer: straight ones of {len(deep.boundaries)}",
-                "tanh is not linear",
-                0,
-                straight,
-                0,
-            ),
+            Claim(f"{beside}: boundaries that are judged", met, classes - 1, len(curves), 0, "at least"),
+            Claim(f"{beside}: straight boundaries", "tanh is not linear", 0, straight, 0),
         ]
     return made
 
@@ -171,7 +169,13 @@ def plot(results: dict[tuple[int, bool], Trained], config: Config, *, ax: Axes |
         panels, shown = [ax], shown[:1]
     for panel, (hidden, classes) in zip(panels, shown, strict=True):
         trained = results[classes, hidden]
-        pictures.plot_decision_regions(trained.predict, clouds(classes, config), ax=panel, resolution=200)
+        examples = clouds(classes, config)
+        pictures.plot_decision_regions(trained.predict, examples, ax=panel, resolution=200)
+        panel.collections[0].set_cmap(tints(classes))
+        for c in range(classes):
+            x, y = np.median(examples.x[examples.y == c], axis=0)
+            text = panel.text(x, y, f"{c + 1}", weight="bold", zorder=5)
+            text.set(ha="center", va="center", path_effects=[withStroke(linewidth=3, foreground="white")])
         for line in panel.get_lines():
             line.set_markersize(4)
         for points in trained.boundaries.values():
@@ -179,10 +183,21 @@ def plot(results: dict[tuple[int, bool], Trained], config: Config, *, ax: Axes |
         legend = panel.get_legend()
         assert legend is not None
         legend.remove()
-        most = max(map(bend, trained.boundaries.values()))
+        found = bends(trained.boundaries)
         kind = "with a hidden layer: no longer straight" if hidden else "softmax alone: straight lines"
-        panel.set_title(f"C = {classes}, {kind}\nlargest bend {most:.0e} of a line's length", fontsize="small")
+        short = len(trained.boundaries) - len(found)
+        unjudged = f", {short} too short to tell" if short else ""
+        told = f"{len(found)} boundaries, largest bend {max(found, default=np.nan):.0e} of the length{unjudged}"
+        panel.set_title(f"C = {classes}, {kind}\n{told}", fontsize="small")
     return panels[0]
+
+
+def tints(classes: int) -> ListedColormap:
+    """The colours of the classes, mixed with white so that in grey they are evenly apart, from 0.7 to 0.95."""
+    colors = np.array([to_rgb(style.style(c).color) for c in range(classes)])
+    grey = colors @ (0.299, 0.587, 0.114)
+    share = (1 - np.linspace(0.7, 0.95, classes)) / (1 - grey)
+    return ListedColormap(1 - share[:, None] * (1 - colors))
 
 
 if __name__ == "__main__":

@@ -52,16 +52,17 @@ class Config:
 
 
 QUICK = Config()
+TINY = Config(depths=(1, 3), depth=2, steps=20, example_steps=5)
 
 
 class Results(NamedTuple):
-    """ŷ (step, 4) and the loss (step,) of the lecture's example; its gradient by ŷ - y and by jax.grad; the cost and
-    the mean of the losses; distances of gradients from the ones by hand by framework and depth; losses by way of
+    """ŷ (step, 4) and the loss (step,) of the lecture's example; its gradient by way of computing it; the cost and the
+    mean of the losses; distances of gradients from the ones by hand by framework and depth; losses by way of
     training."""
 
     y_hat: np.ndarray
     loss: np.ndarray
-    dz: tuple[np.ndarray, np.ndarray]
+    dz: dict[str, np.ndarray]
     cost: tuple[float, float]
     gradients: dict[str, np.ndarray]
     training: dict[str, np.ndarray]
@@ -69,7 +70,7 @@ class Results(NamedTuple):
 
 def forward(weights: Weights, x: np.ndarray) -> list[np.ndarray]:
     """A_0 = X, A_l = tanh(W_l A_{l-1} + b_l), and last Ŷ = softmax(W_L A_{L-1} + b_L): columns are examples."""
-    a = [x]
+    a, z = [x], x
     for w, b in weights:
         z = w @ a[-1] + b[:, None]
         a.append(np.tanh(z))
@@ -187,12 +188,22 @@ def example(config: Config, *, progress: bool) -> tuple[np.ndarray, np.ndarray]:
     return ds["y_hat"].to_numpy()[0], ds["loss"].to_numpy()[0]
 
 
+def example_by_hand(config: Config) -> np.ndarray:
+    """ŷ (step, 4) along z ← z - η (ŷ - y), in NumPy."""
+    z, y, way = np.log(lecture.Y_HAT), np.array(lecture.Y), []
+    for _ in range(config.example_steps + 1):
+        way.append(np.exp(z) / np.exp(z).sum())
+        z = z - config.example_rate * (way[-1] - y)
+    return np.array(way)
+
+
 def main(config: Config = Config(), *, progress: bool = False) -> Results:
     z, y = jnp.log(jnp.asarray(lecture.Y_HAT)), jnp.asarray(lecture.Y)
-    dz = (
-        output_gradient(np.asarray(softmax.softmax(z)), np.asarray(y)),
-        np.asarray(jax.grad(losses.cross_entropy)(z, y)),
-    )
+    dz = {
+        "ŷ - y": output_gradient(np.asarray(softmax.softmax(z)), np.asarray(y)),
+        "jax.grad": np.asarray(jax.grad(losses.cross_entropy)(z, y)),
+        "cross_entropy_grad": np.asarray(losses.cross_entropy_grad(z, y)),
+    }
     params, ours, _ = nets(config.depth, config)
     x, labels = by_hand(config)
     each = -np.log(np.sum(labels * forward(to_numpy(params), x)[-1], axis=0))
@@ -206,15 +217,17 @@ def claims(results: Results, config: Config) -> list[Claim]:
     n = len(data.get(config.dataset).y)
     rises = float(np.mean(np.diff(results.y_hat[:, true]) > 0))
     by_ear = np.subtract(lecture.Y_HAT, lecture.Y)
+    off_way = float(abs(results.y_hat - example_by_hand(config)).max())
     made = [
         Claim("loss of the example", "-log ŷ₂", -np.log(lecture.Y_HAT[true]), float(results.loss[0]), 4 * eps),
         Claim("loss over -log ŷ₂, less 1, at every step", "only the true class's term remains", 1e-13,
             float(abs(results.loss / -np.log(results.y_hat[:, true]) - 1).max()), 0, "at most"),
         Claim("share of the steps that raise ŷ₂", "z₂ rises, the others fall", 1.0, rises, 0),
+        Claim("ŷ of the example: distance from z ← z - η (ŷ - y) by hand", "ŷ - y", 1e-13, off_way, 0, "at most"),
         Claim("cost of the data set over the mean of its losses", "the definition", 1.0,
             results.cost[0] / results.cost[1], n * eps),
     ]  # fmt: skip
-    for name, dz in zip(("ŷ - y", "jax.grad"), results.dz, strict=True):
+    for name, dz in results.dz.items():
         far = float(abs(dz - by_ear).max())
         made.append(Claim(f"dz by {name}: distance from (.3, -.8, .1, .4)", "ŷ - y", 8 * eps, far, 0, "at most"))
     for name, far in results.gradients.items():
@@ -231,20 +244,35 @@ def claims(results: Results, config: Config) -> list[Claim]:
 
 
 def plot(results: Results, config: Config, *, ax: Axes | None = None) -> Axes:
-    """ŷ of the example while it learns; beside it the distance of gradients, and one training run in three ways."""
+    """ŷ of the example while it learns, and its loss; the distance of gradients; one training run in three ways."""
     if ax is None:
-        ax, middle, right = Figure(figsize=(14, 4.4), layout="constrained").subplots(1, 3)
-        plot_gradients(results.gradients, config, middle)
+        (ax, beside), (left, right) = Figure(figsize=(11, 8.5), layout="constrained").subplots(2, 2)
+        plot_example_loss(results.loss, config, beside)
+        plot_gradients(results.gradients, config, left)
         plot_training(results.training, right)
     ax = style.axes(ax)
+    by_hand = example_by_hand(config)
     for k in range(results.y_hat.shape[1]):
         name = "ŷ" + "₁₂₃₄"[k] + (", the true class" if lecture.Y[k] else "")
         style.curve(ax, k, np.arange(len(results.y_hat)), results.y_hat[:, k], name)
+        ax.plot(by_hand[:, k], color="black", lw=0.8, zorder=4)
+    ax.plot([], [], color="black", lw=0.8, label="z ← z - η (ŷ - y), by hand")
     ax.set(ylim=(0, 1), xlabel="step of gradient descent on z", ylabel="ŷ")
     ax.set_xticks(range(0, len(results.y_hat), 5))
     ax.set_title("To minimise -log ŷ₂ is to make ŷ₂ large", fontsize="medium")
     ax.legend(frameon=False)
     return ax
+
+
+def plot_example_loss(loss: np.ndarray, config: Config, ax: Axes) -> None:
+    style.axes(ax)
+    true = int(np.argmax(lecture.Y))
+    style.curve(ax, true, np.arange(len(loss)), loss, "loss, -Σ y log ŷ")
+    ax.plot(-np.log(example_by_hand(config)[:, true]), color="black", lw=0.8, zorder=4, label="-log ŷ₂, by hand")
+    ax.set(ylim=(0, None), xlabel="step of gradient descent on z", ylabel="loss of the example (nats)")
+    ax.set_xticks(range(0, len(loss), 5))
+    ax.set_title("Of the loss only the true class's term remains", fontsize="medium")
+    ax.legend(frameon=False)
 
 
 def plot_gradients(far: Mapping[str, np.ndarray], config: Config, ax: Axes) -> None:

@@ -10,11 +10,12 @@ the point that it finds is a fair coin: it is a minimum with the chance 2^-n exa
 nets are not made of coins: ``share_of_minima`` counts theirs.
 
 The horse's saddle is ½ (x² - y²), and the rider starts nearly on the ridge, at y = 0.001. Gradient descent moves away
-by 1 + η a step, momentum by the larger root of z² - (1 + β + η) z + β = 0; steps of RMSProp and Adam hardly depend on
-the slope. float64.
+by 1 + η a step. Momentum goes by both roots of z² - (1 + β + η) z + β = 0: the larger one, μ, is its factor, and the
+other, β/μ, dies out. Steps of RMSProp and Adam hardly depend on the slope, so |y| is no power: it is computed from the
+equations of their papers in NumPy. float64.
 
-What comes out: minima become rare as 2^-n, from one half in one dimension to 3 in a thousand in eight; gradient
-descent and momentum leave the ridge at theory's factors to nine digits, Adam after 108 steps and RMSProp after 118.
+What comes out: minima become rare as 2^-n, from one half in one dimension to 3 in a thousand in eight; all four leave
+the ridge as theory says, to nine digits, Adam after 108 steps and RMSProp after 118.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from jaxsoft import critical, optimizers, plot_surface, style, sweep, theory, tr
 from jaxsoft.problem import Params, Problem
 from jaxsoft.process import Process
 
-BETA, RHO = 0.9, 0.9
+BETA, RHO = 0.9, 0.9  # of momentum and Adam; of RMSProp
+ADAM_RHO, EPS = 0.999, 1e-8
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Config:
 
 
 QUICK = Config(dimensions=(1, 2, 4), searches=1000)
+TINY = Config(dimensions=(1,), searches=100)
 
 
 class Results(NamedTuple):
@@ -112,14 +115,41 @@ def paths(results: Results) -> dict[str, np.ndarray]:
     return {str(name): theta.sel(optimizer=name).to_numpy() for name in theta["optimizer"].to_numpy()}
 
 
-def distances(config: Config) -> dict[str, np.ndarray]:
-    """|y| at every step in theory, of the optimizers for which it is a power; after the first steps for momentum."""
-    steps, eta = np.arange(config.steps + 1), dict(config.learning_rates)
-    growth = {
-        "gd": lambda g: theory.growth_gd(g) ** steps,
-        "momentum": lambda g: theory.amplitude_heavy_ball(g, BETA) * theory.growth_heavy_ball(g, BETA) ** steps,
+def heavy_ball(eta: float, steps: np.ndarray) -> np.ndarray:
+    """y_t / y_0 = A μ^t + (1 - A) (β/μ)^t."""
+    growth, share = theory.growth_heavy_ball(eta, BETA), theory.amplitude_heavy_ball(eta, BETA)
+    return share * growth**steps + (1 - share) * (BETA / growth) ** steps
+
+
+def rmsprop(eta: float, y: float, steps: int) -> np.ndarray:
+    """y at every step (Tieleman & Hinton 2012), the gradient being -y: v ← ρ v + (1 - ρ) y², y ← y + η y / √(v + ε)."""
+    way, v = [y], 0.0
+    for _ in range(steps):
+        v = RHO * v + (1 - RHO) * way[-1] ** 2
+        way.append(way[-1] + eta * way[-1] / np.sqrt(v + EPS))
+    return np.array(way)
+
+
+def adam(eta: float, y: float, steps: int) -> np.ndarray:
+    """y at every step (Kingma & Ba 2015, Algorithm 1), the gradient being -y."""
+    way, m, v = [y], 0.0, 0.0
+    for t in range(1, steps + 1):
+        g = -way[-1]
+        m, v = BETA * m + (1 - BETA) * g, ADAM_RHO * v + (1 - ADAM_RHO) * g**2
+        way.append(way[-1] - eta * m / (1 - BETA**t) / (np.sqrt(v / (1 - ADAM_RHO**t)) + EPS))
+    return np.array(way)
+
+
+def distances(config: Config) -> dict[str, tuple[str, np.ndarray]]:
+    """By optimizer where its law is from, and |y| at every step by it, (step,)."""
+    steps, y = np.arange(config.steps + 1), config.start[1]
+    laws = {
+        "gd": ("growth factor", lambda eta: y * theory.growth_gd(eta) ** steps),
+        "momentum": ("both roots", lambda eta: y * heavy_ball(eta, steps)),
+        "rmsprop": ("Tieleman & Hinton's equations", lambda eta: rmsprop(eta, y, config.steps)),
+        "adam": ("Kingma & Ba's equations", lambda eta: adam(eta, y, config.steps)),
     }
-    return {name: config.start[1] * law(eta[name]) for name, law in growth.items() if name in eta}
+    return {name: (laws[name][0], laws[name][1](eta)) for name, eta in config.learning_rates}
 
 
 def claims(results: Results, config: Config) -> list[Claim]:
@@ -129,14 +159,12 @@ def claims(results: Results, config: Config) -> list[Claim]:
         spread = np.sqrt((1 - share) / (share * count))
         measured = float(np.mean(index == 0))
         made += [
-            Claim(f"n = {n}: share of minima of {count} points, 3 sd", "2^-n: coins", share, measured, 3 * spread),
+            Claim(f"n = {n}: share of minima, 3 sd", "2^-n: coins", share, measured, 3 * spread),
             Claim(f"n = {n}: ways down, 3 sd", "n/2: coins", n / 2, float(np.mean(index)), 3 / np.sqrt(n * count)),
         ]
     ways = paths(results)
-    for name, law in distances(config).items():
-        made.append(
-            Claim(f"{name}: distance at the end", "growth factor", law[-1], float(abs(ways[name][-1, 1])), 1e-9)
-        )
+    for name, (source, law) in distances(config).items():
+        made.append(Claim(f"{name}: distance at the end", source, law[-1], float(abs(ways[name][-1, 1])), 1e-9))
     eta = dict(config.learning_rates)
     bounds = {  # R/(s η) to R/η
         "rmsprop": (1 / np.sqrt(1 - RHO), "v <= g² <= v / (1 - ρ)"),
@@ -160,7 +188,7 @@ def plot(results: Results, config: Config, *, ax: Axes | None = None) -> Axes:
         assert isinstance(first, Axes3D)
         assert isinstance(second, Axes3D)
         plot_old_picture(first)
-        plot_saddle(results, second)
+        plot_saddle(results, config, second)
         plot_distances(results, config, figure.add_subplot(2, 2, 3))
         ax = figure.add_subplot(2, 2, 4)
     ax = style.axes(ax)
@@ -175,7 +203,10 @@ def plot(results: Results, config: Config, *, ax: Axes | None = None) -> Axes:
     line = np.linspace(min(n), max(n), 50)
     ax.plot(line, 2.0**-line, color="black", lw=1, label="coin flips, $2^{-n}$")
     ax.set(yscale="log", xlabel="dimension n", ylabel="share of critical points that are minima")
-    ax.set_title("Zero gradient in n dimensions: almost always a saddle", fontsize="medium")
+    ax.set_xticks(n)
+    ax.set_yticks(2.0**-n, [f"1/{2**k}" for k in n])
+    ax.minorticks_off()
+    ax.set_title("A sum of odd functions: each direction is a fair coin, by construction", fontsize="medium")
     ax.legend(frameon=False)
     return ax
 
@@ -198,25 +229,29 @@ def plot_old_picture(ax: Axes3D) -> None:
     ax.legend(frameon=False, loc="upper left", fontsize="small")
 
 
-def plot_saddle(results: Results, ax: Axes3D) -> None:
+def plot_saddle(results: Results, config: Config, ax: Axes3D) -> None:
     plot_surface.plot_surface(horse, (-1.6, 1.6), (-1.6, 1.6), paths(results), ax=ax)
+    for i, name in enumerate(paths(results)):  # as the path, with its markers
+        color, line, marker = style.style(i)
+        ax.plot([], [], [], color=color, ls=line, lw=2, marker=marker, ms=5, label=name)
+    ax.plot([], [], [], "o", color="black", ms=6, label=f"start, y = {config.start[1]:g}")
     ax.set(xlabel="x", ylabel="y", zlabel="loss")
     ax.view_init(elev=30, azim=55)
     ax.set_title("A horse's saddle: up one way, down the other", fontsize="medium")
-    ax.legend(frameon=False, loc="upper left", fontsize="small")
+    handles, names = ax.get_legend_handles_labels()
+    own = slice(len(paths(results)), None)  # the lines of the paths themselves come first
+    ax.legend(handles[own], names[own], frameon=False, loc="upper left", fontsize="small", ncols=2)
 
 
 def plot_distances(results: Results, config: Config, ax: Axes) -> None:
     style.axes(ax)
-    laws = distances(config)
+    laws, eta = distances(config), dict(config.learning_rates)
     for i, (name, path) in enumerate(paths(results).items()):
         y = abs(path[:, 1])
         shown = slice(0, int(np.argmax(y >= config.radius)) + 1)
-        style.curve(ax, i, np.arange(len(y))[shown], y[shown], name)
-        if name in laws:
-            law = laws[name]
-            ax.plot(np.arange(len(law))[shown], law[shown], color="black", lw=0.8, zorder=4)
-    ax.plot([], [], color="black", lw=0.8, label="growth factor in theory")
+        style.curve(ax, i, np.arange(len(y))[shown], y[shown], f"{name}, η = {eta[name]:g}")
+        ax.plot(np.arange(len(y))[shown], laws[name][1][shown], color="black", lw=0.8, zorder=4)
+    ax.plot([], [], color="black", lw=0.8, label="theory")
     ax.set(yscale="log", xlabel="step", ylabel="distance from the ridge, |y|")
     ax.set_title("How fast each optimizer leaves the saddle", fontsize="medium")
     ax.legend(frameon=False, fontsize="small")

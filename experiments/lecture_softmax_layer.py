@@ -44,14 +44,18 @@ class Config:
 
 
 QUICK = Config()
+TINY = Config(classes=(2, 10), vectors=20, temperatures=20)
 
 
 class Results(NamedTuple):
-    """The three steps; the largest |Σ ŷ - 1| of random z by C; both Jacobians (C, C); ŷ and 1 - ŷ (T, C) by T."""
+    """The three steps; the hard max (C,); the largest |Σ ŷ - 1| of random z by C; the Jacobians (C, C) of softmax by
+    jax and by the library's formula, and of the sigmoid; ŷ and 1 - ŷ (T, C) by T."""
 
     steps: tuple[np.ndarray, np.ndarray, np.ndarray]
+    hard: np.ndarray
     off_one: dict[int, float]
     vector: np.ndarray
+    formula: np.ndarray
     elementwise: np.ndarray
     temperature: np.ndarray
     softened: np.ndarray
@@ -71,7 +75,8 @@ def main(config: Config = Config(), *, progress: bool = False) -> Results:
     vector, elementwise = (np.asarray(jax.jacobian(layer)(z)) for layer in (softmax.softmax, jax.nn.sigmoid))
     exponentials, total, divided = map(np.asarray, lecture.three_steps(z))
     steps = (exponentials, total, divided)
-    return Results(steps, off_one, vector, elementwise, temperature, np.asarray(p), np.asarray(q))
+    hard, formula = np.asarray(softmax.hardmax(z)), np.asarray(softmax.jacobian(z))
+    return Results(steps, hard, off_one, vector, formula, elementwise, temperature, np.asarray(p), np.asarray(q))
 
 
 def claims(results: Results, config: Config) -> list[Claim]:
@@ -80,36 +85,37 @@ def claims(results: Results, config: Config) -> list[Claim]:
     made = []
     if config.z == lecture.Z:
         for k in range(c):
-            made += [
-                Claim(
-                    f"1. e^z of {z[k]:g}, one decimal", board, EXPONENTIALS[k], round(float(exponentials[k]), 1), 1e-12
-                ),
-                Claim(f"3. ŷ{k + 1}, three decimals", board, Y_HAT[k], round(float(divided[k]), 3), 1e-12),
-            ]
-        made.insert(2, Claim("2. Σ e^z, one decimal", board, TOTAL, round(float(total), 1), 1e-12))
+            value = round(float(exponentials[k]), 1)
+            made.append(Claim(f"1. e^z of {z[k]:g}, one decimal", board, EXPONENTIALS[k], value, 1e-12))
+        made.append(Claim("2. Σ e^z, one decimal", board, TOTAL, round(float(total), 1), 1e-12))
+        for k in range(c):
+            made.append(Claim(f"3. ŷ{k + 1}, three decimals", board, Y_HAT[k], round(float(divided[k]), 3), 1e-12))
     eps = float(np.finfo(float).eps)
     for classes, off in results.off_one.items():
         about = f"C = {classes}: |Σ ŷ - 1| of {config.vectors} random z"
         made.append(Claim(about, "probabilities", classes * eps, off, 0, "at most"))
-    apart, hard = ~np.eye(c, dtype=bool), np.eye(c)[z.argmax()]
+    apart, largest = ~np.eye(c, dtype=bool), np.eye(c)[z.argmax()]
     exact = np.diag(divided) - np.outer(divided, divided)
     full, lonely = (int((matrix[apart] != 0).sum()) for matrix in (results.vector, results.elementwise))
-    off_exact = float(abs(results.vector - exact).max())
+    off_exact, off_formula = (float(abs(matrix - exact).max()) for matrix in (results.vector, results.formula))
+    off_hard = float(abs(results.hard - largest).max())
     rank = int(np.linalg.matrix_rank(results.vector))
-    far = float(abs(results.softened[0] - hard).max())
+    far = float(abs(results.softened[0] - results.hard).max())
     log_far, inverse = np.log(results.rest[:2, z.argmax()]), 1 / results.temperature[:2]
     rate = float(np.diff(log_far)[0] / np.diff(inverse)[0])
     lead = float(np.diff(np.sort(z))[-1])
-    largest = float(results.softened[-1].max())
+    hottest = float(results.softened[-1].max())
     return [
         *made,
         Claim("softmax: derivatives off the diagonal, not 0", "a vector to a vector", c * (c - 1), full, 0),
         Claim("sigmoid: derivatives off the diagonal, not 0", "each number by itself", 0, lonely, 0),
         Claim("softmax: distance of J from diag(ŷ) - ŷ ŷᵀ", "quotient rule", 4 * eps, off_exact, 0, "at most"),
+        Claim("softmax.jacobian: distance from diag(ŷ) - ŷ ŷᵀ", "quotient rule", 4 * eps, off_formula, 0, "at most"),
         Claim("softmax: rank of J", "z + a changes nothing", c - 1, rank, 0),
+        Claim("hard max: distance from 1 at the largest z, else 0", "the definition", 0, off_hard, 0),
         Claim("T → 0: distance from the hard max", "C e^{-Δ/T}", c * np.exp(-lead / config.cold), far, 0, "at most"),
         Claim("T → 0: rate of its decay in 1/T", "Δ, the lead of the largest z", -lead, rate, 1e-4),
-        Claim("T → ∞: largest ŷ", "1/C", 1 / c, largest, 2 * np.ptp(z) / config.hot),
+        Claim("T → ∞: largest ŷ", "1/C", 1 / c, hottest, 2 * np.ptp(z) / config.hot),
     ]
 
 
@@ -123,31 +129,24 @@ def plot(results: Results, config: Config, *, ax: Axes | None = None) -> Axes:
             (left, results.vector, "Softmax: a vector to a vector"),
             (middle, results.elementwise, "Sigmoid: each number by itself"),
         ):
-            plot_jacobian(matrix, name, panel)
+            plot_jacobian(matrix, max(abs(m).max() for m in (results.vector, results.elementwise)), name, panel)
     ax = style.axes(ax)
-    hard = np.eye(len(config.z))[int(np.argmax(config.z))]
     for k, z in enumerate(config.z):
         style.curve(ax, k, results.temperature, results.softened[:, k], f"z = {z:g}")
-        ax.plot(
-            results.temperature[:1] / 1.6,
-            hard[k : k + 1],
-            "*",
-            color=style.style(k).color,
-            ms=11,
-            clip_on=False,
-            zorder=5,
-        )
+        look, beside = style.style(k), results.temperature[:1] / 1.8 ** (len(config.z) - k)
+        ax.plot(beside, results.hard[k : k + 1], look.marker, color=look.color, mfc="white", ms=8, mew=2, zorder=5)
     ax.axhline(1 / len(config.z), color=style.GREY, lw=1, ls=":")
     ax.text(results.temperature[-1], 1 / len(config.z) + 0.02, "1/C", color=style.GREY, ha="right")
     ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="temperature T", ylabel="softmax(z / T)")
-    ax.set_title("Soft against hard max (stars: the limit T → 0)", fontsize="medium")
+    ax.plot([], [], "o", color="black", mfc="white", ms=8, mew=2, label="hard max, T → 0")
+    ax.set_title("Soft against hard max", fontsize="medium")
     ax.legend(frameon=False, fontsize="small")
     return ax
 
 
 def plot_steps(results: Results, config: Config, panels: list[Axes]) -> None:
     exponentials, total, divided = results.steps
-    hard = np.eye(len(config.z))[int(np.argmax(config.z))]
+    classes = np.arange(1, len(config.z) + 1)
     shown = [
         (np.asarray(config.z), "{:g}", "z", "z: the outputs of the last layer"),
         (exponentials, "{:.1f}", "$e^z$", f"1. Exponentiate;  2. sum: {float(total):.1f}"),
@@ -155,7 +154,6 @@ def plot_steps(results: Results, config: Config, panels: list[Axes]) -> None:
     ]
     for panel, (values, form, name, title) in zip(panels, shown, strict=True):
         style.axes(panel)
-        classes = np.arange(1, len(values) + 1)
         bars = panel.bar(classes, values, color=[style.style(k).color for k in range(len(values))], width=0.6)
         panel.bar_label(bars, [form.format(v) for v in values], padding=2)
         panel.axhline(0, color="black", lw=0.8)
@@ -163,12 +161,12 @@ def plot_steps(results: Results, config: Config, panels: list[Axes]) -> None:
         panel.margins(y=0.12)
         panel.set(xlabel="class", ylabel=name)
         panel.set_title(title, fontsize="medium")
-    panels[-1].bar(classes, hard, fill=False, ec="black", ls="--", width=0.8, label="hard max")
+    panels[-1].bar(classes, results.hard, fill=False, ec="black", ls="--", width=0.8, label="hard max")
     panels[-1].legend(frameon=False)
 
 
-def plot_jacobian(matrix: np.ndarray, name: str, ax: Axes) -> None:
-    most = abs(matrix).max()
+def plot_jacobian(matrix: np.ndarray, most: float, name: str, ax: Axes) -> None:
+    """Colours from -1.3 ``most`` to 1.3 ``most``."""
     ax.imshow(matrix, cmap="PuOr", vmin=-1.3 * most, vmax=1.3 * most)
     for (k, j), value in np.ndenumerate(matrix):
         ax.text(

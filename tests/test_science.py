@@ -19,7 +19,7 @@ import pytest
 
 from experiments import gallery, registry, script
 from experiments.claim import Claim
-from jaxsoft import curvature, losses, models, optimizers
+from jaxsoft import curvature, losses, models, optimizers, softmax
 from jaxsoft.critical import search
 from jaxsoft.optimizers import Optimizer
 
@@ -360,7 +360,7 @@ def test_the_times_in_the_docstrings_give_the_cheap_half():
 
 
 # Faults, each planted in the library. Without them all claims of these experiments hold at this size: see
-# test_experiments.
+# test_experiments and test_lecture.
 
 
 def optimizer(name, make):
@@ -419,6 +419,27 @@ FAULTS = {
     ),
     "the least curvature is 5 % too deep": (
         "committee_plateau", changed(curvature, "hessian", lambda right: lambda *a: 1.05 * right(*a))
+    ),
+    "Adam's β₁ is 0.8 in place of 0.9": (
+        "lecture_saddle", optimizer("adam", lambda eta, h: optax.adam(eta, b1=0.8, b2=h.decay, eps=h.eps))
+    ),
+    "Adam's β₂ is 0.99 in place of 0.999": (
+        "lecture_saddle", optimizer("adam", lambda eta, h: optax.adam(eta, b1=h.momentum, b2=0.99, eps=h.eps))
+    ),
+    "Adam's learning rate is 10 % too large": (
+        "lecture_saddle", optimizer("adam", lambda eta, h: optax.adam(1.1 * eta, h.momentum, h.decay, h.eps))
+    ),
+    "RMSProp's decay is 0.8 in place of 0.9": (
+        "lecture_saddle", optimizer("rmsprop", lambda eta, h: optax.rmsprop(eta, 0.8, eps=h.eps))
+    ),
+    "the formula of the Jacobian has the wrong sign": (
+        "lecture_softmax_layer", changed(softmax, "jacobian", lambda right: lambda z: -right(z))
+    ),
+    "the hard max has the wrong sign": (
+        "lecture_softmax_layer", changed(softmax, "hardmax", lambda right: lambda z: -right(z))
+    ),
+    "the formula of the loss's gradient has the wrong sign": (
+        "lecture_loss_and_backprop", changed(losses, "cross_entropy_grad", lambda right: lambda *a: -right(*a))
     ),
 }  # fmt: skip
 SINGLE = ("escape_against_scale",)  # the others run in float64
