@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from experiments.benchmarks import critical, curvature
-from jaxsoft import problem
+from experiments.benchmarks import critical, curvature, path
+from jaxsoft import data, problem
 
 
 def tiny(**changes):
@@ -122,3 +123,27 @@ def test_both_tools_find_the_same_critical_points(x64, quick_compilation):
     ours, theirs = rows[:2]
     assert (ours.tool, theirs.tool) == ("jaxsoft", "autograd")
     assert ours.critical == theirs.critical > 0
+
+
+PATH = path.Config(datasets=("iris",), stride=(("iris", "lbfgs", 2),), values=5, smallest=1e-2, threads=(1,), repeats=1)
+
+
+def test_both_sides_of_the_path_reach_the_optimum_and_have_their_ratio(x64, quick_compilation, tmp_path):
+    rows = path.main(PATH)
+    assert [(row.tool, row.fitted) for row in rows] == [("jaxsoft", 5), ("lbfgs", 2), ("newton-cholesky", 5)]
+    assert all(-1e-12 <= row.excess <= PATH.rtol for row in rows)
+    assert path.ratios(rows, rows[1]) == [rows[1].warm[0] / rows[0].warm[0]]
+    path.save(rows, PATH, tmp_path / "path.json")
+    assert len(json.loads((tmp_path / "path.json").read_text())["rows"]) == 3
+    out = io.StringIO()
+    path.show(rows, Console(file=out, width=150))
+    assert "newton-cholesky" in out.getvalue()
+
+
+def test_the_loss_of_a_path_is_the_problems_own(x64):
+    from jaxsoft import models
+
+    examples, points = data.iris(), np.random.default_rng(0).normal(size=(1, 15))
+    made = problem.classification(models.softmax_regression(4, 3), examples, 0.3)
+    params = (models.Layer(jnp.asarray(points[0, :12].reshape(3, 4)), jnp.asarray(points[0, 12:])),)
+    np.testing.assert_allclose(path.losses(examples, np.array([0.3]), points)[0], made.loss(params), rtol=1e-12)

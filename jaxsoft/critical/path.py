@@ -68,7 +68,7 @@ def make_path(
     values = _checked(l2)
     checks.positive("rtol", rtol)
     chosen = newton_cg() if method is None else method
-    like = jax.eval_shape(problem(1.0).init, jax.eval_shape(lambda: jax.random.key(0)))
+    like = jax.eval_shape(problem(jnp.ones(())).init, jax.eval_shape(lambda: jax.random.key(0)))
     dtype = jax.eval_shape(lambda p: ravel_pytree(p)[0], like).dtype
 
     def solve(theta: jax.Array, index: jax.Array, before: jax.Array) -> PathState:
@@ -94,7 +94,7 @@ def make_path(
 
     def init(key: jax.Array) -> PathState:
         with jax.default_matmul_precision("highest"):
-            theta = ravel_pytree(problem(1.0).init(key))[0]
+            theta = ravel_pytree(problem(jnp.ones(())).init(key))[0]
             return solve(theta, jnp.zeros((), jnp.int32), jnp.zeros((ORDER, theta.size), dtype))
 
     def step(state: PathState) -> tuple[PathState, Info]:
