@@ -91,10 +91,11 @@ def ours(examples: Dataset, config: Config, rtol: float) -> tuple[float, np.ndar
     l2, pieces = penalties(config), len(jax.local_devices())
     length, ratio = -(-len(l2) // pieces), l2[1] / l2[0]
 
+    def made(value: jax.Array) -> Any:
+        return problem.classification(model, examples, value)
+
     def piece(start: jax.Array) -> Any:
-        return critical.make_path(
-            lambda value: problem.classification(model, examples, value), start * ratio ** jnp.arange(length), rtol=rtol
-        )
+        return critical.make_path(made, start * ratio ** jnp.arange(length), rtol=rtol)
 
     begin = time.perf_counter()
     starts = {"start": [l2[0] * ratio ** (length * i) for i in range(pieces)]}
