@@ -14,9 +14,20 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from experiments.benchmarks import critical, curvature, extras, first_result, items, jax_sides, race, sweeps, worker
+from experiments.benchmarks import (
+    critical,
+    curvature,
+    extras,
+    first_result,
+    items,
+    jax_sides,
+    path,
+    race,
+    sweeps,
+    worker,
+)
 from experiments.benchmarks.timing import in_turn
-from jaxsoft import cli, problem
+from jaxsoft import cli, data, problem
 
 
 def tiny(**changes):
@@ -298,3 +309,27 @@ def test_every_ratio_has_a_floor():
     peers = {side for side in worker.SIDES if side != race.OURS}
     for item in (*items.FULL, *items.QUICK):
         assert {to for name, to in sweeps.FLOORS if name == item.name} == {*peers, sweeps.SHARE}
+
+
+PATH = path.Config(datasets=("iris",), stride=(("iris", "lbfgs", 2),), values=5, smallest=1e-2, threads=(1,), repeats=1)
+
+
+def test_both_sides_of_the_path_reach_the_optimum_and_have_their_ratio(x64, quick_compilation, tmp_path):
+    rows = path.main(PATH)
+    assert [(row.tool, row.fitted) for row in rows] == [("jaxsoft", 5), ("lbfgs", 2), ("newton-cholesky", 5)]
+    assert all(-1e-12 <= row.excess <= PATH.rtol for row in rows)
+    assert path.ratios(rows, rows[1]) == [rows[1].warm[0] / rows[0].warm[0]]
+    path.save(rows, PATH, tmp_path / "path.json")
+    assert len(json.loads((tmp_path / "path.json").read_text())["rows"]) == 3
+    out = io.StringIO()
+    path.show(rows, Console(file=out, width=150))
+    assert "newton-cholesky" in out.getvalue()
+
+
+def test_the_loss_of_a_path_is_the_problems_own(x64):
+    from jaxsoft import models
+
+    examples, points = data.iris(), np.random.default_rng(0).normal(size=(1, 15))
+    made = problem.classification(models.softmax_regression(4, 3), examples, 0.3)
+    params = (models.Layer(jnp.asarray(points[0, :12].reshape(3, 4)), jnp.asarray(points[0, 12:])),)
+    np.testing.assert_allclose(path.losses(examples, np.array([0.3]), points)[0], made.loss(params), rtol=1e-12)

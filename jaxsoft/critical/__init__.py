@@ -19,11 +19,13 @@ from jaxsoft.critical.methods import (
     eigenvector_following,
     gradient_norm,
     newton,
+    newton_cg,
     newton_mr,
     perturbed_gd,
     saddle_free,
     trust_region,
 )
+from jaxsoft.critical.path import make_path
 from jaxsoft.critical.points import CriticalPoint, find, find_all, from_dataset
 from jaxsoft.critical.search import VERDICTS, Verdict, judge, make_search
 
@@ -40,8 +42,10 @@ __all__ = [
     "from_dataset",
     "gradient_norm",
     "judge",
+    "make_path",
     "make_search",
     "newton",
+    "newton_cg",
     "newton_mr",
     "perturbed_gd",
     "saddle_free",

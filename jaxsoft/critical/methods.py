@@ -4,6 +4,7 @@ Notation: g = ∇L(θ), H = ∇²L(θ) = V Λ Vᵀ with ascending Λ, p the step
 loop, the records, the end and the verdict are ``search``'s, the same for all.
 
     newton_mr              p = argmin ‖H p + g‖ by MINRES, products alone; α by backtracking on ‖g‖²
+    newton_cg              p ≈ -H⁻¹ g by conjugate gradients, products alone; α by backtracking on L: seeks minima
     gradient_norm          p = -H g, the downhill direction of ½‖g‖², products alone
     newton                 p = -H⁺ g, the dense pseudo-inverse; α by backtracking on ‖g‖²
     trust_region           p = argmin ‖H p + g‖ over ‖p‖ <= Δ
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsoft import checks
-from jaxsoft.critical.minres import minres
+from jaxsoft.critical.minres import conjugate_gradients, minres
 from jaxsoft.curvature.products import Flat
 
 DECREASE = 1e-4  # the share of the predicted decrease that a backtracked step must bring (Armijo)
@@ -138,6 +139,27 @@ def newton_mr(*, tol: float = 1e-3, max_products: int | None = None) -> Method:
         most = min(2 * at.theta.size, 500) if max_products is None else max_products
         p = minres(apply, -at.grad, tol=tol, max_steps=most, reach=reach(at.theta), go_beyond=False).within
         new, _, good = _backtrack(surface, at, p, _half_square, jnp.vdot(at.grad, apply(p)))
+        return new, memory, ~good
+
+    return Method(_nothing, move, segment=4)
+
+
+def newton_cg(*, tol: float = 1e-2, max_products: int | None = None) -> Method:
+    """Newton's method with conjugate gradients: seeks minima, from products alone.
+
+    p ≈ -H⁻¹ g to the relative residual ``tol`` (at most ``max_products`` products, by default min(2 P, 500)) or up to
+    the first direction of negative curvature; θ ← θ + α p with α backtracked on the loss. Steihaug (1983), "The
+    conjugate gradient method and trust regions in large scale optimization"; Dembo & Steihaug (1983), "Truncated-Newton
+    algorithms for large-scale unconstrained optimization".
+    """
+    checks.positive("tol", tol)
+    if max_products is not None:
+        checks.count("max_products", max_products)
+
+    def move(surface: Surface, at: Iterate, memory: Memory, key: jax.Array) -> Moved:
+        most = min(2 * at.theta.size, 500) if max_products is None else max_products
+        p = conjugate_gradients(surface.product(at.theta), -at.grad, tol=tol, max_steps=most)
+        new, _, good = _backtrack(surface, at, p, _loss, jnp.vdot(at.grad, p))
         return new, memory, ~good
 
     return Method(_nothing, move, segment=4)
@@ -392,6 +414,7 @@ def perturbed_gd(
 
 METHODS: dict[str, Callable[[], Method]] = {
     "newton_mr": newton_mr,
+    "newton_cg": newton_cg,
     "gradient_norm": gradient_norm,
     "newton": newton,
     "trust_region": trust_region,

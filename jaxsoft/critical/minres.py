@@ -104,6 +104,33 @@ def minres(
     return Solution(found.x, found.residual, found.within, found.steps)
 
 
+def conjugate_gradients(apply: Flat, b: jax.Array, *, tol: float | jax.Array, max_steps: int) -> jax.Array:
+    """x with ‖A x - b‖₂ <= tol ‖b‖, A symmetric and positive definite on the Krylov space of b; ``apply`` is x -> A x.
+
+    Stops at the first direction d with dᵀ A d <= 0: there at the x so far, or at b if there is none yet. Hestenes &
+    Stiefel (1952), "Methods of conjugate gradients for solving linear systems".
+    """
+    length = jnp.vdot(b, b)
+
+    def going(carry: tuple[jax.Array, ...]) -> jax.Array:
+        _, _, _, square, bent, steps = carry
+        return ~bent & (square > tol**2 * length) & (steps < max_steps)
+
+    def advance(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        x, residual, d, square, _, steps = carry
+        moved = apply(d)
+        curvature = jnp.vdot(d, moved)
+        bent = ~(curvature > 0)
+        alpha = jnp.where(bent, 0, square / jnp.where(bent, 1, curvature))
+        x = jnp.where(bent & (steps == 0), b, x + alpha * d)
+        residual = residual - alpha * moved
+        new = jnp.vdot(residual, residual)
+        return x, residual, residual + new / square * d, new, bent, steps + 1
+
+    begin = (jnp.zeros_like(b), b, b, length, jnp.zeros((), jnp.bool_), jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(going, advance, begin)[0]
+
+
 def _share_within(x: jax.Array, move: jax.Array, reach: float | jax.Array) -> jax.Array:
     """The largest t in [0, 1] with ‖x + t move‖ <= reach, for ‖x‖ <= reach."""
     a, b = jnp.vdot(move, move), jnp.vdot(x, move)

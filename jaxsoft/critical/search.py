@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxsoft import checks
 from jaxsoft.critical.methods import METHODS, Iterate, Memory, Method, Surface, reach
 from jaxsoft.critical.minres import Solution, minres
-from jaxsoft.curvature.products import Composite, Flat, Loss, Params, check, hessian, product
+from jaxsoft.curvature.products import Composite, Flat, Loss, Params, check, hessian
 from jaxsoft.process import CONVERGED, RUNNING, Info, Process
 
 VERDICTS = ("critical", "gradient_flat", "diverging_to_infinity", "max_steps", "failed")
@@ -93,7 +93,7 @@ def surface_of(loss: Loss, like: Params) -> Surface:
         if closed:  # a search takes far more products at one point than the matrix costs
             matrix = dense(theta)
             return lambda v: matrix @ v
-        return product(loss, unravel(theta))
+        return jax.linearize(jax.grad(flat), theta)[1]
 
     closed = isinstance(loss, Composite) and loss.closed_form is not None and theta.size <= CLOSED_FORM_SIZE
     return Surface(at, products, dense)

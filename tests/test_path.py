@@ -1,0 +1,116 @@
+"""Paths of minima: the optimum of another library, its own equations, and what must not pass as a minimum."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from jaxsoft import critical, data, models, problem, sweep
+from jaxsoft.critical.minres import conjugate_gradients
+from jaxsoft.critical.path import extrapolation
+from jaxsoft.problem import Problem
+
+L2 = np.logspace(0, -6, 13)
+
+
+def run(made, l2, **options):
+    steps = len(l2) - 1
+    return sweep.run(critical.make_path(made, l2, **options), {"run": sweep.Seeds(1)}, seed=0, steps=steps).isel(run=0)
+
+
+def iris(l2):
+    return problem.classification(models.softmax_regression(4, 3), data.iris(), l2)
+
+
+def test_the_path_has_scikit_learns_optimum(x64):
+    ds, iris_data = run(iris, L2), data.iris()
+    assert str(ds["status"].attrs["flag_meanings"]).split()[int(ds["status"])] == "converged"
+    np.testing.assert_allclose(ds["l2"], L2, rtol=1e-14)
+    assert (ds["gap"] <= 1e-8).all()
+    for value, here in zip(L2, ds["params"].to_numpy(), strict=True):
+        peer = LogisticRegression(C=1 / (len(iris_data.y) * value), solver="newton-cholesky", tol=1e-12, max_iter=1000)
+        peer.fit(iris_data.x.astype(float), iris_data.y)
+        made = iris(value)
+        theirs = made.loss((models.Layer(jnp.asarray(peer.coef_), jnp.asarray(peer.intercept_)),))
+        ours = made.loss((models.Layer(jnp.asarray(here[:12].reshape(3, 4)), jnp.asarray(here[12:])),))
+        assert abs(float(ours / theirs) - 1) <= 1e-8
+
+
+def test_pieces_side_by_side_give_the_same_minima(x64):
+    whole = run(iris, L2[:12])
+    ratio = L2[1] / L2[0]
+    halves = sweep.run(
+        lambda start: critical.make_path(iris, start * ratio ** jnp.arange(6)),
+        {"start": [1.0, ratio**6]},
+        seed=0,
+        steps=5,
+    )
+    # Both are at most 1e-8 above the minimum.
+    np.testing.assert_allclose(halves["loss"].to_numpy().ravel(), whole["loss"], rtol=1e-8)
+
+
+def bowl(l2):
+    """½ ‖A θ - b‖² + l2/2 ‖θ‖²: the minimum solves (AᵀA + l2) θ = Aᵀb."""
+    a = jnp.array([[1.0, 2.0], [0.0, 1.0], [1.0, 0.0]])
+    b = jnp.array([1.0, -1.0, 2.0])
+    return Problem(lambda key: jnp.zeros(2), lambda t: 0.5 * jnp.sum((a @ t - b) ** 2) + 0.5 * l2 * jnp.sum(t**2))
+
+
+def test_a_quadratic_has_its_minimum_and_the_gap_is_a_bound(x64):
+    values = np.geomspace(1, 1e-2, 5)
+    ds = run(bowl, values, rtol=1e-3)
+    a, b = np.array([[1.0, 2.0], [0.0, 1.0], [1.0, 0.0]]), np.array([1.0, -1.0, 2.0])
+    for k, l2 in enumerate(values):
+        best = np.linalg.solve(a.T @ a + l2 * np.eye(2), a.T @ b)
+        lowest = float(bowl(l2).loss(jnp.asarray(best)))
+        excess = (float(ds["loss"][k]) - lowest) / float(ds["loss"][k])
+        assert -1e-15 <= excess <= float(ds["gap"][k]) + 1e-15 <= 1e-3
+
+
+def test_a_method_that_gets_nowhere_is_not_called_arrived(x64):
+    still = critical.Method(lambda at: (), lambda surface, at, memory, key: (at, memory, jnp.ones((), jnp.bool_)))
+    ds = run(bowl, np.geomspace(1, 1e-2, 3), method=still)
+    assert (ds["gap"] > 1e-8).all()
+
+
+def test_extrapolation_is_exact_for_its_degree():
+    for degree in range(3):
+        points = np.array([float(x) ** degree for x in (0, -1, -2)])  # newest first
+        assert float(extrapolation(degree + 1) @ points) == 1.0**degree
+
+
+def test_conjugate_gradients_solve_and_stop_at_negative_curvature(x64):
+    matrix = jnp.diag(jnp.array([1.0, 10.0, 1e3])) + 0.1
+    b = jnp.array([1.0, -2.0, 3.0])
+    x = conjugate_gradients(lambda v: matrix @ v, b, tol=1e-10, max_steps=10)
+    np.testing.assert_allclose(x, np.linalg.solve(matrix, b), rtol=1e-9)
+    assert conjugate_gradients(lambda v: -v, b, tol=1e-10, max_steps=10).tolist() == b.tolist()
+
+
+def test_newton_cg_finds_the_minimum_and_not_the_saddle(x64):
+    def well(t):
+        return t[0] ** 2 - t[1] ** 2 + t[1] ** 4
+
+    found = critical.find(well, jnp.array([0.3, 0.1]), "newton_cg")
+    assert str(found.status) == "critical"
+    np.testing.assert_allclose(np.abs(found.params), [0, np.sqrt(0.5)], atol=1e-8)
+
+
+@pytest.mark.parametrize("l2", [[], [0.0, 1.0], [1.0, np.nan], [[1.0]], [1.0, 0.5, 0.1]])
+def test_values_are_checked(l2):
+    with pytest.raises(ValueError, match="l2: expected"):
+        critical.make_path(bowl, l2)
+
+
+def test_rtol_is_checked():
+    with pytest.raises(ValueError, match="rtol"):
+        critical.make_path(bowl, [1.0], rtol=0.0)
+
+
+def test_single_value(x64):
+    ds = sweep.run(critical.make_path(bowl, [0.1]), {"run": sweep.Seeds(1)}, seed=0, steps=1)
+    assert float(ds["gap"].max()) <= 1e-8
+    assert jax.tree.leaves(ds["params"].shape) == [1, 2, 2]
