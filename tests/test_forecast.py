@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxsoft import data, models, optimizers, plateau, problem, theory
-from jaxsoft.plateau.quadratic import linear_form
+from jaxsoft.plateau.linear import linear_form
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
