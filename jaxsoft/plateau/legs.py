@@ -82,13 +82,21 @@ def _dense(loss: Loss, unravel: Unravel, theta: jax.Array) -> jax.Array:
     return hessian(loss, unravel(theta))
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _started(starts: jax.Array, columns: int) -> Space:
+    key, nothing = jax.random.key(0), jnp.zeros((len(starts), 1), starts.dtype)
+    return empty(orthonormal(starts, nothing, key), columns)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _grown(loss: Loss, unravel: Unravel, theta: jax.Array, space: Space, begin: jax.Array, blocks: jax.Array) -> Space:
     key = jax.random.fold_in(jax.random.key(0), begin)
     return krylov(products(loss, unravel(theta)), space, begin, blocks, key)
 
 
-def models(loss: Loss, unravel: Unravel, theta: jax.Array, trace: jax.Array, most: int = DEPTHS[-1]) -> Iterator[Model]:
+def models(
+    loss: Loss, unravel: Unravel, theta: jax.Array, trace: jax.Array | None, most: int = DEPTHS[-1]
+) -> Iterator[Model]:
     """The model around θ in Krylov spaces of growing size, or once in the whole space where that is small."""
     value, grad = value_and_grad(loss, unravel, theta)
     eps = float(jnp.finfo(theta.dtype).eps)
@@ -107,17 +115,16 @@ def models(loss: Loss, unravel: Unravel, theta: jax.Array, trace: jax.Array, mos
             return inside if basis is None else basis[:, :n] @ inside
 
         curvatures = np.where(np.abs(curvatures) <= NOISE * eps * np.abs(curvatures).max(), 0.0, curvatures)
-        return Model(float(value), curvatures, along(grad), along(trace), back)
+        return Model(float(value), curvatures, along(grad), 0 * curvatures if trace is None else along(trace), back)
 
     if theta.size <= DENSE_SIZE:
         yield reduced(np.asarray(_dense(loss, unravel, theta)), None)
         return
     starts = [grad, jax.random.normal(jax.random.key(1), theta.shape, theta.dtype)]
-    starts += [trace] if jnp.any(trace != 0) else []
+    starts += [] if trace is None else [trace]
     width = len(starts)
     depths = sorted({min(depth, theta.size // width) for depth in DEPTHS})
-    nothing = jnp.zeros((theta.size, 1), theta.dtype)
-    space = empty(orthonormal(jnp.stack(starts, axis=1), nothing, jax.random.key(0)), depths[-1] * width)
+    space = _started(jnp.stack(starts, axis=1), depths[-1] * width)
     for begin, end in itertools.pairwise([0, *(depth for depth in depths if depth <= max(most, depths[0]))]):
         space = _grown(loss, unravel, theta, space, jnp.asarray(begin * width), jnp.asarray(end - begin))
         yield reduced(np.asarray(space.small)[: end * width, : end * width], space.basis)
@@ -128,7 +135,7 @@ def powers(
 ) -> list[Leg]:
     """The first steps at which the model's loss is below each of ``targets``, by powers of one step."""
     legs: list[Leg] = []
-    for model in models(loss, unravel, theta, trace):
+    for model in models(loss, unravel, theta, trace if linear.momentum else None):
         before, legs = legs, [_powers(model, linear, theta, target) for target in targets]
         off = [_apart(a.steps, b.steps) for a, b in zip(legs, before, strict=False)]
         legs = [leg._replace(off=by) for leg, by in zip(legs, off or [0.0] * len(legs), strict=True)]
@@ -242,15 +249,14 @@ def run(
     nothing = jnp.zeros_like(theta)
     carry = _Carry(jnp.zeros((), jnp.int32), nothing, nothing, state, value)
     walk = functools.partial(_modelled, loss, unravel, transform, theta)
-    carry = walk(carry, jnp.asarray(-jnp.inf, value.dtype), jnp.asarray(min(most, 1)))
-    fall, passed = float(value - carry.at), []
-    if not (jnp.any(grad != 0) or jnp.any(carry.moved != 0)):  # nothing will ever move
+    once, passed = walk(carry, jnp.asarray(-jnp.inf, value.dtype), jnp.asarray(1)), []
+    if not (jnp.any(grad != 0) or jnp.any(once.moved != 0)):  # nothing will ever move
         most = 0
     for target in targets:
         carry = walk(carry, jnp.asarray(target, value.dtype), jnp.asarray(most))
         passed.append((target, carry))
     reached = float(carry.at) <= targets[-1]
-    *_, model = models(loss, unravel, theta, nothing, DEPTHS[1] if reached else DEPTHS[-1])
+    *_, model = models(loss, unravel, theta, None, DEPTHS[1] if reached else DEPTHS[-1])
     low, high = model.curvatures[0], model.curvatures[-1]
     noise = NOISE * float(jnp.finfo(theta.dtype).eps) * max(high, -low)
     legs = []
@@ -259,5 +265,5 @@ def run(
         steps = float(carry.taken) if float(carry.at) <= target else math.inf
         drop = float(value - carry.at)
         bend = 0.0 if abs(bend) <= noise * size else bend
-        legs.append(Leg(steps, theta + carry.moved, carry.state, low, high, fall, drop, bend))
+        legs.append(Leg(steps, theta + carry.moved, carry.state, low, high, float(value - once.at), drop, bend))
     return legs

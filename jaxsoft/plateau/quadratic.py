@@ -123,9 +123,10 @@ def forecast(
     with jax.default_matmul_precision("highest"):
         value, slope = value_and_grad(loss, unravel, theta)
         now = float(value)
-        for name, finite in (("loss", math.isfinite(now)), ("gradient", bool(jnp.all(jnp.isfinite(slope))))):
-            if not finite:
-                raise ValueError(f"params: expected a finite {name} there, got {now if name == 'loss' else 'one that is not'}")
+        if not math.isfinite(now):
+            raise ValueError(f"params: expected a finite loss there, got {now}")
+        for i in jnp.flatnonzero(~jnp.isfinite(slope)):
+            raise ValueError(f"params: expected a finite gradient there, got {slope[i]} in entry {i}")
         target = reference + (now - reference) * math.exp(-delta) if level is None else float(level)
         for name, number in (("reference", reference), ("level", target)):
             if not now > number:
