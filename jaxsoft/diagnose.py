@@ -19,12 +19,13 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxsoft import checks, optimizers
+from jaxsoft import checks
 from jaxsoft.checkpoint import paths
 from jaxsoft.critical import CriticalPoint, find
 from jaxsoft.curvature import Composite, Inertia, inertia
 from jaxsoft.curvature.products import Loss, Params, check
-from jaxsoft.plateau.quadratic import Forecast, forecast
+from jaxsoft.plateau.quadratic import Forecast, apart, forecast
+from jaxsoft.trial import Choice, tried
 
 SMALL_GAIN = 0.1  # of Glorot's deviation: a signal loses nine tenths in every layer
 ALIKE = 0.05  # answers are one answer if each is within this total variation, Σ |p - q| / 2, of their mean
@@ -32,8 +33,11 @@ OFF = 0.02  # the total variation between mean answer and class shares above whi
 SURE = 0.99  # the probability from which on a softmax is saturated
 WRONG = 0.05  # the share of examples that are answered surely and wrongly
 UNKNOWN_RATE = 0.1  # where no curvature is known
+SEPARABLE = "separable tail"
 AT_THE_SADDLE = 1e-2  # relative distance of the loss from that of constant answers
-RATES = {"gd": None, "momentum": None, "nesterov": None, "rmsprop": 1e-3, "adam": 1e-2}  # None: 1/λ_max
+SHARES = (1.0, 0.3, 0.1, 0.03)  # of 1/λ_max, which is that of this state: the way down may be steeper
+RATES = {"adam": (1e-2, 1e-3), "rmsprop": (1e-2, 1e-3), "lion": (1e-2, 1e-3), "muon": (2e-2,)}
+SCALED = ("nesterov", "momentum", "gd", "noisy_gd")  # their learning rates are those shares
 
 
 class Answers(NamedTuple):
@@ -72,18 +76,11 @@ class Cause(NamedTuple):
     remedy: str
 
 
-class Choice(NamedTuple):
-    """An optimizer with its learning rate, started fresh here, and what it would take."""
-
-    name: str
-    learning_rate: float
-    forecast: Forecast
-
-
 class Diagnosis(NamedTuple):
     """forecast: with the optimizer at hand. certificate: of the Hessian here. behind: the critical point that a search
-    from here ends at, and ``distance`` to it. place: what point that is, in words. causes: found. choices: other
-    optimizers, the quickest first."""
+    from here ends at, and ``distance`` to it. place: what point that is, in words. causes: found. choices: optimizers
+    and learning rates that were run from here and got below the level in fewer steps than are forecast, the quickest
+    first. tried: how many were run; 0 on a separable tail, where a drop is nothing to wait for."""
 
     forecast: Forecast
     certificate: Inertia
@@ -92,6 +89,7 @@ class Diagnosis(NamedTuple):
     place: str
     causes: tuple[Cause, ...]
     choices: tuple[Choice, ...]
+    tried: int
 
     def __str__(self) -> str:
         lines = [
@@ -103,10 +101,13 @@ class Diagnosis(NamedTuple):
         for cause in self.causes or (Cause("no known cause", "nothing in the weights or the answers stands out", ""),):
             lines.append(f"why       {cause.name}: {cause.evidence}")
             lines += [f"          -> {cause.remedy}"] if cause.remedy else []
-        for i, (name, rate, found) in enumerate(self.choices):
-            steps = f"{found.steps:,.0f} steps" if math.isfinite(found.steps) else f"no forecast ({found.verdict})"
-            label = "" if i else "faster" if found.steps < self.forecast.steps else "instead"
-            lines.append(f"{label:<10}{name} at {rate:.3g}: {steps}")
+        level = apart(self.forecast.loss, self.forecast.level)[1]
+        best = {choice.name: choice for choice in reversed(self.choices)}  # the quickest of each optimizer
+        for i, choice in enumerate(sorted(best.values(), key=self.choices.index)):
+            took = f"{choice.steps:,} steps, tried; loss {choice.loss:.4g} later"
+            lines.append(f"{'' if i else 'faster':<10}{choice.name} at {choice.learning_rate:.2g}: {took}")
+        if self.tried and not self.choices:
+            lines.append(f"faster    none of {self.tried} settings that were tried got below {level} and stayed down")
         return "\n".join(lines)
 
 
@@ -117,6 +118,7 @@ def diagnose(
     opt_state: optax.OptState | None = None,
     *,
     delta: float = 0.1,
+    reference: float = 0.0,
     max_search: int = 200,
 ) -> Diagnosis:
     """Which point a run stands near, with a certificate; why; how long it will stay there; and what would be quicker.
@@ -126,7 +128,8 @@ def diagnose(
         params: where the run stands.
         optimizer: optax transform that drives it; by default gradient descent with the learning rate 1/λ_max.
         opt_state: its state now; by default a fresh one.
-        delta: δ, the drop of ln L that is waited for.
+        delta: δ, the drop of ln(L - L_ref) that is waited for.
+        reference: L_ref, what the loss would end at: a number below it, for a loss that can be negative.
         max_search: the most steps of the search for the critical point.
 
     Raises TypeError and ValueError as ``forecast`` and ``inertia`` do.
@@ -134,25 +137,26 @@ def diagnose(
     check(loss, params)
     checks.count("max_search", max_search)
     chosen = optax.sgd(UNKNOWN_RATE) if optimizer is None else optimizer
-    found = forecast(loss, params, chosen, opt_state, delta=delta)
+    ahead = functools.partial(forecast, loss, params, delta=delta, reference=reference)
+    found = ahead(chosen, opt_state)
     natural = 1 / found.sharpness if found.sharpness > 0 else UNKNOWN_RATE
     if optimizer is None:
-        found = forecast(loss, params, optax.sgd(natural), delta=delta)
+        found = ahead(optax.sgd(natural))
     behind = find(loss, params, "newton_mr", max_steps=max_search)
     theta, end = ravel_pytree(params)[0], ravel_pytree(behind.params)[0]
-    answers = answers_of(loss, params)
-    choices = []
-    for name, rate in RATES.items():
-        rate = natural if rate is None else rate
-        choices.append(Choice(name, rate, forecast(loss, params, optimizers.make(name, rate), delta=delta)))
+    why = tuple(causes(loss, params, answers_of(loss, params), found))
+    rates = RATES | {name: tuple(share * natural for share in SHARES) for name in SCALED}
+    if any(cause.name == SEPARABLE for cause in why):
+        rates = {}
     return Diagnosis(
         forecast=found,
         certificate=inertia(loss, params),
         behind=behind,
         distance=float(jnp.linalg.norm(end - theta)),
         place=place(behind, answers_of(loss, behind.params)),
-        causes=tuple(causes(loss, params, answers, found)),
-        choices=tuple(sorted(choices, key=lambda choice: choice.forecast.steps)),
+        causes=why,
+        choices=tuple(tried(loss, params, rates, found.level, found.steps)),
+        tried=sum(map(len, rates.values())),
     )
 
 
@@ -186,7 +190,7 @@ def place(point: CriticalPoint, answers: Answers | None) -> str:
     status = str(point.status)
     if status != "critical" or point.inertia is None:
         return {
-            "diverging_to_infinity": f"no critical point: from {float(point.loss):.4g} on the loss falls for ever",
+            "diverging_to_infinity": "no critical point: the loss falls for ever, the parameters run to infinity",
             "gradient_flat": "no critical point, but a gradient-flat region",
         }.get(status, f"no critical point was found near ({status})")
     index, loss = int(point.inertia.negative), float(point.loss)
@@ -315,7 +319,7 @@ def separable_tail(loss: Loss, params: Params, answers: Answers | None, found: F
     if answers is None or penalised or not answers.right.all():
         return None
     return Cause(
-        "separable tail",
+        SEPARABLE,
         "every example is answered rightly: the loss falls like 1/t, to zero at infinity, by longer weights alone",
         "stop here, or add weight decay; a normalised or growing learning rate shortens the tail",
     )

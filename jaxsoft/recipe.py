@@ -96,12 +96,18 @@ class Diagnose:
     """What the run is trained with."""
     learning_rate: float | None = None
     """Its learning rate; a sweep knows its own, elsewhere the optimizer's customary one."""
+    momentum: float | None = None
+    """Its momentum, for a model of your own; by default the optimizer's customary one."""
+    opt_state: Path | None = None
+    """Its state now, for a model of your own, as a file like that of the parameters; by default a fresh one."""
     run: int = 0
     """Number of the run of the sweep."""
     step: int = 0
     """Step of that run at which to look."""
     delta: float = 0.1
-    """The drop of the logarithm of the loss to wait for."""
+    """The drop of ln(loss - reference) to wait for."""
+    reference: float = 0.0
+    """What the loss would end at: a number below it, for a loss that can be negative."""
 
 
 def from_json(text: str) -> Sweep:
@@ -257,19 +263,23 @@ def diagnose(config: Diagnose) -> Diagnosis:
     if own:
         if config.params is None:
             raise ValueError(f"params: expected a file with the parameters for {config.target}, got none")
-    elif config.params is not None or config.init is not None:
-        raise ValueError(f"target: expected module:name with params and init, got {config.target}")
+    elif any(value is not None for value in (config.params, config.init, config.momentum, config.opt_state)):
+        raise ValueError(f"target: expected module:name with params, init, momentum and opt_state, got {config.target}")
     import jax
 
-    from jaxsoft import optimizers, store
+    from jaxsoft import checkpoint, optimizers, store
     from jaxsoft.diagnose import diagnose as examine
 
+    examine = functools.partial(examine, delta=config.delta, reference=config.reference)
     if own:
         checks.one_of("optimizer", config.optimizer, optimizers.NAMES)
         with jax.enable_x64(True):
             loss, params = _own(config)
             rate = config.learning_rate or optimizers.DEFAULT_LEARNING_RATE[config.optimizer]
-            return examine(loss, params, optimizers.make(config.optimizer, rate), delta=config.delta)
+            transform = optimizers.make(config.optimizer, rate, momentum=config.momentum)
+            like = jax.eval_shape(transform.init, params)
+            state = None if config.opt_state is None else checkpoint.load(config.opt_state, like)
+            return examine(loss, params, transform, state)
     if config.learning_rate is not None:
         raise ValueError(f"learning_rate: expected none for a sweep, which has its own, got {config.learning_rate}")
     ds = store.load(path)
@@ -278,7 +288,7 @@ def diagnose(config: Diagnose) -> Diagnosis:
     with jax.enable_x64(True):
         made, *_ = replay(ds, config.optimizer, config.run, 0)
         params, transform, opt_state = jax.tree.map(_double, state)
-        return examine(made.loss, params, transform, opt_state, delta=config.delta)
+        return examine(made.loss, params, transform, opt_state)
 
 
 def _double(leaf: object) -> object:
@@ -300,17 +310,33 @@ def _own(config: Diagnose) -> tuple[Callable[[Params], jax.Array], Params]:
     init = None if config.init is None else _named("init", config.init)
     if isinstance(loss, Problem):
         loss, init = loss.loss, init or loss.init
-    like = None if init is None else jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    like = None if init is None else _user(f"init: {config.init}", jax.eval_shape, init, jax.eval_shape(_key))
     assert config.params is not None
-    params = jax.tree.map(lambda leaf: _double(jnp.asarray(leaf)), checkpoint.load(config.params, like))
-    try:
-        jax.eval_shape(loss, params)
-    except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
-        raise ValueError(
-            f"init: expected a function that gives the parameters {config.target} takes; as they are in the file it "
-            f"fails ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        ) from None
+    found = checkpoint.load(config.params, like)
+    for name, leaf in checkpoint.paths(found).items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"{config.params}: expected arrays of floats, got {leaf.dtype} in {name}")
+    params = jax.tree.map(lambda leaf: _double(jnp.asarray(leaf)), found)
+    arrays = ", ".join(checkpoint.paths(params))
+    hint = "" if like is not None else " in nested dicts: --init names a function that gives their structure"
+    _user(f"params: {config.target} fails on the arrays {arrays}{hint}", jax.eval_shape, loss, params)
+    _user(f"target: {config.target} fails", loss, params)
     return loss, params
+
+
+def _key() -> jax.Array:
+    import jax
+
+    return jax.random.key(0)
+
+
+def _user(said: str, call: Callable[..., Any], *arguments: object) -> Any:
+    """What a function of the user's returns; whatever it raises is one line."""
+    try:
+        return call(*arguments)
+    except Exception as error:
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(f"{said} ({type(error).__name__}{': ' if first else ''}{first})") from None
 
 
 def _named(argument: str, name: str) -> Callable[..., Any]:

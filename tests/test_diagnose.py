@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsoft import checkpoint, cli, data, models, problem
+from jaxsoft import checkpoint, cli, data, models, optimizers, plateau, problem
 from jaxsoft.curvature import inertia
 from jaxsoft.diagnose import (
     Answers,
@@ -23,6 +23,7 @@ from jaxsoft.diagnose import (
     separable_tail,
     weight_gains,
 )
+from jaxsoft.trial import tried
 
 NO_FORECAST = None
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -72,12 +73,65 @@ def test_the_symmetric_saddle_is_named_with_the_index_of_theory(small):
 
 
 def test_the_quickest_choice_comes_first_and_is_quicker(small):
-    steps = [choice.forecast.steps for choice in small[2].choices]
+    steps = [choice.steps for choice in small[2].choices]
     assert steps == sorted(steps)
     assert steps[0] < small[2].forecast.steps
     text = str(small[2])
-    for word in ("here", "behind", "why", "faster", "index 12", "init too small", "steps"):
+    for word in ("here", "behind", "why", "faster", "index 12", "init too small", "steps", "tried"):
         assert word in text
+
+
+def after(loss, params, name, rate, count):
+    """The losses of that many steps, the first that of ``params``."""
+    optimizer = optimizers.make(name, rate)
+
+    def step(carry, _):
+        params, state = carry
+        value, grad = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grad, state, params, key=jax.random.key(0))
+        return (optax.apply_updates(params, updates), state), value
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), length=count + 1)[1]
+
+
+def test_what_is_recommended_is_so(small, x64):
+    """Run apart: below the level first after so many steps, and below the present loss for as many or 100 more."""
+    made, params, said = small
+    level = said.forecast.level
+    for choice in said.choices:
+        if choice.name != "noisy_gd":
+            losses = after(made.loss, params, choice.name, choice.learning_rate, choice.steps + max(choice.steps, 100))
+            assert int((losses < level).argmax()) == choice.steps, choice
+            assert losses[choice.steps :].max() < losses[0], choice
+            assert math.isclose(losses[-1], choice.loss, rel_tol=1e-6), choice
+
+
+def test_what_blows_up_after_the_saddle_is_not_recommended(x64):
+    """A saddle of curvatures 1 and -1 leads to a valley, y = 1, that is 101 steep: there a step of 1 diverges."""
+
+    def loss(p):
+        x, y = p
+        return 1 + x**2 / 2 - y**2 / 2 + y**4 / 4 + 50 * x**2 * y**2
+
+    params = jnp.array([1e-3, 1e-2])
+    found = tried(loss, params, {"gd": (1.0, 0.01)}, 0.9)
+    assert [choice.learning_rate for choice in found] == [0.01]
+    first = after(loss, params, "gd", 1.0, 10)
+    assert first.min() < 0.9  # it does get there
+    assert not after(loss, params, "gd", 1.0, 120)[-100:].max() < 1  # and does not stay
+
+
+def test_beside_a_separable_tail_nothing_is_recommended(x64):
+    pair = data.Dataset(IRIS.x[:100], IRIS.y[:100], 2, "separable")
+    two = problem.classification(models.softmax_regression(4, 2), pair)
+    params = jax.lax.fori_loop(
+        0, 5000, lambda _, p: jax.tree.map(lambda w, g: w - 0.1 * g, p, jax.grad(two.loss)(p)),
+        two.init(jax.random.key(0)),
+    )  # fmt: skip
+    said = diagnose(two.loss, params, optax.sgd(0.1))
+    assert (said.forecast.verdict, said.tried, said.choices) == ("tail", 0, ())
+    assert "faster" not in str(said)
+    assert "the loss falls for ever" in said.place
 
 
 def test_a_good_start_has_no_small_weights(x64):
@@ -213,6 +267,16 @@ made = problem.classification(models.mlp((4, 6, 3), scale=1e-3), data.iris())
 loss, init, number = made.loss, made.init, 3
 def bowl(p):
     return 1 + jnp.sum(p["a"] ** 2)
+def low(p):
+    return bowl(p) - 9
+def asserts(p):
+    assert False
+def raises(p):
+    raise RuntimeError("never")
+def late(p):
+    def number(x):
+        raise ZeroDivisionError
+    return jax.pure_callback(number, jax.ShapeDtypeStruct((), jnp.float64), p["a"].sum())
 """
 
 
@@ -222,6 +286,9 @@ def test_the_command_line_on_a_model_of_ones_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "broken_net.py").write_text("raise AttributeError('no such thing')")
     params = models.mlp((4, 6, 3), scale=1e-3).init(jax.random.key(0))
     checkpoint.save("p.npz", params)
+    for name, array in (("a", np.ones(2)), ("nan", np.full(2, np.nan)), ("words", np.array(["x", "y"]))):
+        np.savez(name, a=array)
+    np.savez("b.npz", b=np.ones(2))
     assert cli.main(["diagnose", "stuck_net:loss", "--params", "p.npz", "--init", "stuck_net:init"]) == 0
     said = capsys.readouterr().out
     assert "the symmetric saddle at ln 3, index 12" in said
@@ -233,7 +300,17 @@ def test_the_command_line_on_a_model_of_ones_own(tmp_path, monkeypatch, capsys):
         (["stuck_net:number", "--params", "p.npz"], "target: expected a function, got int"),
         (["stuck_net:bowl", "--params", "absent.npz"], "absent.npz: no such file"),
         (["stuck_net:loss", "--params", "p.npz", "--optimizer", "sgdd"], "optimizer: expected one of"),
-        (["stuck_net:loss", "--params", "p.npz"], "init: expected a function that gives the parameters"),
+        (["stuck_net:loss", "--params", "p.npz"], "params: stuck_net:loss fails on the arrays 0/bias, 0/weight"),
+        (["stuck_net:loss", "--params", "p.npz"], "nested dicts: --init names a function that gives their structure"),
+        (["stuck_net:asserts", "--params", "a.npz"], "params: stuck_net:asserts fails on the arrays a in nested"),
+        (["stuck_net:raises", "--params", "a.npz"], "(RuntimeError: never)"),
+        (["stuck_net:late", "--params", "a.npz"], "target: stuck_net:late fails"),
+        (["stuck_net:loss", "--params", "p.npz", "--init", "stuck_net:raises"], "init: stuck_net:raises"),
+        (["stuck_net:bowl", "--params", "words.npz"], "words.npz: expected arrays of floats, got <U1 in a"),
+        (["stuck_net:bowl", "--params", "b.npz"], "KeyError: 'a'"),
+        (["stuck_net:bowl", "--params", "nan.npz"], "params: expected a finite loss there, got nan"),
+        (["stuck_net:low", "--params", "a.npz"], "reference: expected a number below the loss, got 0.0"),
+        (["stuck_net:bowl", "--params", "a.npz", "--momentum", "0.5"], "momentum: expected None for gd"),
         (["broken_net:loss", "--params", "p.npz"], "target: expected a module that can be imported, no such thing"),
         (["stuck_net:loss", "--params", "p.npz", "--delta", "0"], "delta: expected"),
         (["nowhere"], "nowhere"),
@@ -242,6 +319,29 @@ def test_the_command_line_on_a_model_of_ones_own(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_the_command_line_knows_reference_momentum_and_state(tmp_path, monkeypatch, capsys, x64):
+    """The forecast of ½ (x² + y²) - 8 at (1, 1), with heavy ball's β and the momentum it had, is that of Python."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "low_net.py").write_text(MODULE)
+    params = {"a": jnp.ones(2)}
+    optimizer = optimizers.make("momentum", 1e-3, momentum=0.5)
+    state = optimizer.update({"a": jnp.full(2, -3e3)}, optimizer.init(params))[1]  # uphill, far
+    checkpoint.save("p.npz", params)
+    checkpoint.save("s.npz", state)
+    said = []
+    for more in (["--momentum", "0.5"], ["--momentum", "0.5", "--opt-state", "s.npz"]):
+        arguments = ["--params", "p.npz", "--reference", "-9", "--optimizer", "momentum", "--learning-rate", "1e-3"]
+        assert cli.main(["diagnose", "low_net:low", *arguments, *more]) == 0
+        said.append(capsys.readouterr().out.splitlines()[0].removeprefix("here").strip())
+
+    def loss(p):
+        return 1 + jnp.sum(p["a"] ** 2) - 9
+
+    assert said[0] == str(plateau.forecast(loss, params, optimizer, reference=-9))
+    assert said[1] == str(plateau.forecast(loss, params, optimizer, state, reference=-9))
+    assert said[0] != said[1]
 
 
 def test_the_command_line_on_a_run_of_a_sweep(tmp_path, capsys):

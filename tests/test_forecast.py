@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxsoft import data, models, optimizers, plateau, problem, theory
-from jaxsoft.plateau.quadratic import linear_form
+from jaxsoft.plateau.linear import linear_form
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -187,6 +187,7 @@ def test_three_layers_at_zero_have_no_quadratic_forecast(x64):
         params = jax.tree.map(lambda x: scale * x, made.init(jax.random.key(0)))  # noqa: B023
         found = plateau.forecast(made.loss, params, optax.sgd(0.1), level=plateau.exit_level(3))
         assert found.verdict == ("degenerate" if scale else "stationary")
+        assert not scale or (found.low, found.high) == (0, math.inf)
         assert "no quadratic forecast" in str(found) or "no step leaves" in str(found)
 
 
@@ -205,6 +206,135 @@ def test_a_point_of_zero_gradient_is_left_by_no_step(x64):
     found = plateau.forecast(saddle, jnp.zeros(4), optax.sgd(0.1, momentum=0.9), level=0.5)
     assert found.verdict == "stationary"
     assert found.steps == math.inf
+
+
+@pytest.mark.parametrize(("share", "curvature"), [(1e-12, 0.5), (1e-9, 0.5), (1e-6, 0.01)])
+def test_a_way_down_that_the_gradient_hardly_shows_is_found(x64, share, curvature):
+    """300 directions, one of them down, along which the state is ``share`` of what it is along the others."""
+    curvatures = jnp.concatenate([jnp.array([-curvature]), jnp.linspace(0, 5, 299)])
+
+    def loss(x):
+        return 1 + jnp.sum(curvatures * x**2) / 2
+
+    theta, optimizer = jnp.full(300, 1e-3).at[0].multiply(share), optax.sgd(0.1)
+    found = plateau.forecast(loss, theta, optimizer)
+    truth = steps_taken(loss, theta, optimizer, optimizer.init(theta), found.level, 30_000)
+    assert found.verdict == "plateau"
+    assert found.low <= truth <= found.high
+    assert abs(found.steps - truth) <= 0.01 * truth
+
+
+def test_a_slow_run_at_a_saddle_is_not_on_a_tail(x64):
+    """Adam takes η a step: 0.63 away at η = 1e-5 are 63,000 steps, and there is a way down, if a flat one."""
+
+    def loss(x):
+        return 1 + x[0] ** 2 / 2 - 0.0025 * x[1] ** 2
+
+    theta = jnp.array([0.0, 1e-3])
+    found = plateau.forecast(loss, theta, optax.adam(1e-5), delta=1e-3, max_steps=500)
+    assert (found.verdict, found.steps) == ("beyond", math.inf)
+    assert found.low <= 63_000 <= found.high
+
+
+def separable():
+    """Softmax regression on two classes that a line parts, after 2,000 steps of gradient descent."""
+    iris = data.iris()
+    made = problem.classification(models.softmax_regression(4, 2), data.Dataset(iris.x[:100], iris.y[:100], 2, "pair"))
+    grad = jax.grad(made.loss)
+    params = made.init(jax.random.key(0))
+    return made.loss, jax.lax.fori_loop(
+        0, 2000, lambda _, p: jax.tree.map(lambda x, g: x - 0.1 * g, p, grad(p)), params
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "params"),
+    [(lambda x: jnp.exp(-x), jnp.asarray(5.0)), (lambda x: 1 / x, jnp.asarray(5.0)), (None, None)],
+    ids=["exponential", "hyperbola", "softmax regression"],
+)
+def test_a_loss_that_falls_for_ever_is_a_tail_for_forecast_and_detect(x64, loss, params):
+    """Without a way down that curves: L = e^-x, 1/x, and separable data. The level is passed, but the fall fades."""
+    if loss is None:
+        loss, params = separable()
+    optimizer, kappa = optax.sgd(0.1), 1e-2
+    for name in ("gd", "adam"):
+        other = optimizer if name == "gd" else optax.adam(1e-4)
+        assert plateau.forecast(loss, params, other, kappa=kappa).verdict == "tail"
+    found = plateau.forecast(loss, params, optimizer, kappa=kappa)
+    truth = steps_taken(loss, params, optimizer, optimizer.init(params), found.level)
+    assert found.low <= truth <= found.high
+    step = jax.value_and_grad(loss)
+
+    def move(params, _):
+        value, slope = step(params)
+        return jax.tree.map(lambda x, g: x - 0.1 * g, params, slope), value
+
+    losses = np.asarray(jax.lax.scan(move, params, length=2000)[1])
+    assert [plateau.KINDS[kind] for kind in plateau.detect(losses, kappa=kappa).kind] == ["tail"]
+
+
+def test_both_losses_are_told_apart(x64):
+    found = plateau.forecast(lambda x: 1e-4 * (1 - x @ x / 2), jnp.full(1, 1e-3), optax.sgd(0.1), delta=1e-4)
+    assert "loss 0.00010000" in str(found)
+    assert "below 0.000099990" in str(found)
+    close = found._replace(loss=1.0, level=1 - 1e-9)
+    assert "loss 1.0000000000: on a plateau, below 0.9999999990 " in str(close)
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.sgd(0.1, 0.9), optax.adam(1e-3), optax.rmsprop(1e-3)])
+def test_at_a_degenerate_zero_every_optimizer_is_stationary(x64, optimizer):
+    made = problem.classification(models.deep_linear((4, 6, 6, 3)), data.iris())
+    zero = jax.tree.map(jnp.zeros_like, made.init(jax.random.key(0)))
+    assert plateau.forecast(made.loss, zero, optimizer, max_steps=100).verdict == "stationary"
+    assert plateau.forecast(lambda x: 1 - x @ x, jnp.zeros(3), optimizer).verdict == "stationary"
+    net = problem.classification(models.mlp((4, 8, 3)), data.iris())  # a strict saddle, but its ways down are dead
+    zero = jax.tree.map(jnp.zeros_like, net.init(jax.random.key(0)))
+    assert plateau.forecast(net.loss, zero, optimizer, max_steps=100).verdict == "stationary"
+
+
+@pytest.mark.parametrize(("scale", "wide"), [(1e-8, False), (1e-16, True)])
+def test_the_smallest_start_that_moves_is_not_stationary(scale, wide):
+    """1 - y²/2 from y₀: (1.1)^t y₀ passes √(2 (1 - e^-0.1)) at a known t; a net from weights as small leaves."""
+    with jax.enable_x64(wide):
+        found = plateau.forecast(lambda x: 1 - x @ x / 2, jnp.array([scale]), optax.sgd(0.1))
+        truth = math.log(math.sqrt(2 * (1 - math.exp(-0.1))) / scale) / math.log(1.1)
+        assert found.low <= math.ceil(truth) <= found.high
+        made, optimizer = problem.classification(models.mlp((4, 8, 3), scale=scale), data.iris()), optax.sgd(0.1)
+        params = made.init(jax.random.key(0))
+        net = plateau.forecast(made.loss, params, optimizer)
+        taken = steps_taken(made.loss, params, optimizer, optimizer.init(params), net.level)
+    assert net.verdict == "plateau"
+    assert abs(net.steps - taken) <= 0.05 * taken
+
+
+@pytest.mark.parametrize("power", [3, 4])
+def test_without_a_forecast_the_interval_excludes_nothing(x64, power):
+    """y₀^p: the time of the flow, (y₀^(2-p) - R^(2-p)) / (η p (p-2)), lies inside."""
+
+    def loss(x):
+        return 1 + x[0] ** 2 - x[1] ** power
+
+    found = plateau.forecast(loss, jnp.array([1e-3, 1e-2]), optax.sgd(0.1))
+    end = (1 - math.exp(-0.1)) ** (1 / power)
+    truth = (1e-2 ** (2 - power) - end ** (2 - power)) / (0.1 * power * (power - 2))
+    assert found.verdict == "degenerate"
+    assert found.low <= truth <= found.high
+
+
+def test_max_steps_holds_for_all_steps_together(x64):
+    """Clipped to 1e-3 · 0.1 a step, R = 1 takes 10,000 steps: both parts of a forecast share them."""
+    slow, theta = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(0.1)), jnp.array([1e-3, 0, 0, 0])
+    whole = plateau.forecast(saddle, theta, slow, level=0.5)
+    assert whole.steps == steps_taken(saddle, theta, slow, slow.init(theta), 0.5, 20_000)
+    count = int(whole.steps)
+    assert plateau.forecast(saddle, theta, slow, level=0.5, max_steps=count).steps == count
+    assert plateau.forecast(saddle, theta, slow, level=0.5, max_steps=count - 1).verdict == "beyond"
+
+
+@pytest.mark.parametrize("optimizer", [optax.lbfgs(), optimizers.make("noisy_gd", 0.1), optax.polyak_sgd(0.1)])
+def test_optimizers_that_ask_for_more_than_a_gradient(x64, optimizer):
+    found = plateau.forecast(saddle, jnp.array([1e-2, 0.1, 0.1, 0.1]), optimizer, level=0.9)
+    assert math.isfinite(found.steps)
 
 
 def test_a_falling_loss_is_not_on_a_plateau(x64):
@@ -228,3 +358,13 @@ def test_bad_input_is_named(x64):
         plateau.forecast(lambda x: saddle(x) - 9, theta, optax.sgd(0.1))
     with pytest.raises(TypeError, match="loss: expected one real number"):
         plateau.forecast(lambda x: x, theta, optax.sgd(0.1))
+    adam, ones = optax.adam(0.1), jnp.ones(4)
+    for state in (optax.sgd(0.1).init(ones), adam.init(jnp.ones(3)), adam.init({"a": ones}), 3):
+        with pytest.raises(ValueError, match="opt_state: expected"):
+            plateau.forecast(saddle, theta, adam, state)
+    for loss, params, said in (
+        (saddle, theta.at[0].set(jnp.nan), "params: expected a finite loss there, got nan"),
+        (lambda x: 1 + jnp.sqrt(x[0]), jnp.zeros(2), "params: expected a finite gradient there, got inf in entry 0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            plateau.forecast(loss, params, adam)
