@@ -46,8 +46,21 @@ def _sweep(config: Sweep) -> None:
     # One XLA device for each core: the engine runs one block of lanes on each.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     jax.config.update("jax_enable_x64", config.dtype == "float64")
+    _keep_compiled()
     recipe.sweep(config)
     print(f"results: {config.out}    now: jaxsoft report {config.out}")
+
+
+def _keep_compiled() -> None:
+    """Programs compiled once are kept in the user's cache folder; jax's own settings in the environment come first."""
+    import os
+
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxsoft"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _report(config: Report) -> None:

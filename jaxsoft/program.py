@@ -130,6 +130,7 @@ class Program:
         self._process, self._block = process, block
         self._number_dtypes = {name: jnp.result_type(float) for name in [*number_names, *block.numbers]}
         self.limit = jnp.asarray(limit, jnp.int32)
+        self.explanation = ""  # of the last plan, for people
         self.devices = jax.local_devices()
         self.mesh = Mesh(np.array(self.devices), ("lanes",), axis_types=(AxisType.Auto,))
         self.sharding = NamedSharding(self.mesh, PartitionSpec("lanes"))
@@ -216,8 +217,9 @@ class Program:
         """
         flops = self._compiled_once("flops", self._flops)
         state_bytes = _bytes(self.lane)
+        reason = "as asked"
         if width is None and like is not None and 0.5 <= flops / like.flops <= 2.0:
-            width = like.width
+            width, reason = like.width, "like the first kind, whose step costs about the same"
         if width is None:
             needed = -(-lanes // len(self.devices))
             scratch = self._compiled_once("memory", self._scratch_bytes) if needed > 1 else 0
@@ -227,9 +229,16 @@ class Program:
             fitting = BLOCK_BYTES if self.one_by_one else CACHE_BYTES
             room = fitting // max(lane_bytes, 1) if on_cpu else most
             width = max(1, min(most, _power_of_two_below(room), _power_of_two_above(needed)))
+            reason = f"a lane works on {_size(lane_bytes)}, a block may on {_size(fitting)}" if on_cpu else "the most"
+            reason += f"; {needed} lanes a device" if width >= needed else ""
         budget = max(1, int(SEGMENT_FLOPS / (flops * width))) if segment is None else segment
         interval = max(d for d in range(1, record_every + 1) if record_every % d == 0 and (d <= budget or d == 1))
         looks = max(1, min(budget // interval, -(-int(self.limit) // interval), 4096))
+        side = "one after the other" if self.one_by_one else "side by side"
+        self.explanation = (
+            f"{width} {'lane' if width == 1 else f'lanes {side}'} on each of {len(self.devices)} devices ({reason}); "
+            f"{interval * looks} steps a segment, of {flops:.3g} operations a lane"
+        )
         return Plan(width, interval, looks, flops, state_bytes)
 
     def _flops(self) -> float:
@@ -343,6 +352,10 @@ class Program:
 def _bytes(tree: object) -> int:
     # A key's dtype has no item size of its own; its data is a few words.
     return sum(x.size * (x.dtype.itemsize if jnp.issubdtype(x.dtype, jnp.number) else 8) for x in jax.tree.leaves(tree))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.3g} MiB" if count >= 2**20 else f"{count / 2**10:.3g} KiB"
 
 
 def _power_of_two_below(n: int) -> int:

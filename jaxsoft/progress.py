@@ -14,8 +14,8 @@ PLAIN_SECONDS = 10.0  # between plain lines when standard error is not a termina
 class Report:
     """Lanes done, run-steps per second, time left and diverged lanes; plain lines when not a terminal."""
 
-    def __init__(self, total: int, steps_per_lane: int, *, show: bool) -> None:
-        self.total, self.steps_per_lane, self.show = total, steps_per_lane, show
+    def __init__(self, total: int, steps_per_lane: int, *, show: bool, verbose: bool = False) -> None:
+        self.total, self.steps_per_lane, self.show, self.verbose = total, steps_per_lane, show, verbose
         self.done = self.diverged = 0
         self._resumed = 0
         self._steps = 0.0
@@ -48,6 +48,11 @@ class Report:
             self._bar.update(self._task, description=what)
         elif self.show:
             print(what, file=sys.stderr, flush=True)
+
+    def explain(self, what: str) -> None:
+        """A line that stays, for who wants to know more."""
+        if self.verbose:
+            self._console.print(what, highlight=False, markup=False, soft_wrap=True)
 
     def resumed(self, lanes: int) -> None:
         """Count lanes that an earlier command committed."""

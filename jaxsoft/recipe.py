@@ -76,6 +76,8 @@ class Sweep:
     """float32 or float64."""
     out: Path = Path("results/sweep")
     """Folder of the results, a Zarr store that xarray opens."""
+    verbose: bool = False
+    """Say how the runs are laid out on the machine, and why."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def sweep(config: Sweep, *, progress: bool = True) -> xr.Dataset:
         axes["learning_rate"] = config.learning_rate
     axes |= {n: getattr(config, n) for n in ("scale", "l2") if len(getattr(config, n)) > 1}
     axes["run"] = Seeds(config.inits)
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k != "out"}
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in ("out", "verbose")}
     return run(
         process,
         axes,
@@ -214,6 +216,7 @@ def sweep(config: Sweep, *, progress: bool = True) -> xr.Dataset:
         out=config.out,
         config=plain | {"num_classes": full.num_classes, "examples": len(training.y), "held_out": len(held_out.y)},
         progress=progress,
+        verbose=config.verbose,
     )
 
 

@@ -207,6 +207,7 @@ def run(
     chunk: int | None = None,
     segment: int | None = None,
     progress: bool = False,
+    verbose: bool = False,
 ) -> xr.Dataset:
     """Run a process over every combination of the axes, and return the labelled results.
 
@@ -225,6 +226,7 @@ def run(
         width, chunk, segment: lanes side by side on a device, lanes committed at once, and steps between two looks at
             the clock; planned if not given. A step with a loop inside costs more than the compiler counts: say segment.
         progress: show progress on standard error.
+        verbose: say there how the lanes of each kind are laid out, and why.
 
     Returns:
         A dataset with dimensions (the axes..., step): what the process records, ``final_...`` of the last states,
@@ -249,7 +251,7 @@ def run(
     grid = Grid(axes)
     blocks = list(grid.blocks())
     times = record_times(steps, record_every)
-    with Report(grid.lanes * len(blocks), steps, show=progress) as report, stop_on_signal() as stop:
+    with Report(grid.lanes * len(blocks), steps, show=progress, verbose=verbose) as report, stop_on_signal() as stop:
         report.say("preparing")
         programs = [Program(process, block, list(grid.numbers), steps) for block in blocks]
         _check_alike(blocks, programs)
@@ -283,7 +285,8 @@ def run(
             store.create(_layout(grid, programs[0], times, columns))
             engine = _Engine(grid, store, report, stop, times, jax.random.key(seed), record_every)
             for number, (block, program) in enumerate(zip(blocks, programs, strict=True)):
-                plan = functools.partial(program.plan, record_every, grid.lanes, width, first, segment)
+                like = first if number else None
+                plan = functools.partial(program.plan, record_every, grid.lanes, width, like, segment)
                 engine.run_block(number, block, program, chunks, plan)
             store.drop_partial()
             dataset = store.dataset()
@@ -316,6 +319,7 @@ class _Engine:
         name = ", ".join(map(str, block.labels)) or "process"
         self.report.say(f"compiling {name}")
         sizes = plan()
+        self.report.explain(f"{name}: {program.explanation}")
         program.compile(sizes)
         self.report.say(name)
         partial = self.store.load_partial()

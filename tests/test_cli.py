@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import re
 import resource
 import signal
 import subprocess
@@ -234,3 +236,22 @@ def test_data_in_the_plane_get_their_decision_regions(tmp_path):
         runs = ds["final_params"].sel(optimizer=name).values.reshape(losses.size, -1)
         chosen = np.flatnonzero((runs == params).all(axis=1))
         assert np.sum(losses < losses[chosen[0]]) == 4  # of ten runs, the fifth
+
+
+def test_compiled_programs_are_kept_and_the_layout_is_explained(tmp_path):
+    """In the user's cache folder, or where jax is told to; the second command reads them and gives the same numbers."""
+    ours, theirs = tmp_path / "cache", tmp_path / "elsewhere"
+    small = ["--dataset", "iris", "--hidden", 4, "--optimizers", "gd", "--inits", 4, "--steps", 3]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    first = run("sweep", *small, "--out", tmp_path / "a", env=plain | {"XDG_CACHE_HOME": str(ours)})
+    assert first.returncode == 0, first.stderr
+    assert "on each of" not in first.stderr
+    kept = {path.name for path in (ours / "jaxsoft").glob("*-cache")}
+    assert kept
+    told = plain | {"XDG_CACHE_HOME": str(ours), "JAX_COMPILATION_CACHE_DIR": str(theirs)}
+    second = run("sweep", *small, "--out", tmp_path / "b", "--verbose", env=told)
+    assert second.returncode == 0, second.stderr
+    assert re.search(r"^gd: \d+ lanes? .*on each of \d+ devices \(.+\); \d+ steps a segment", second.stderr, re.M)
+    assert {path.name for path in (ours / "jaxsoft").glob("*-cache")} == kept
+    a, b = (store.load(tmp_path / name) for name in "ab")
+    np.testing.assert_array_equal(a["loss"], b["loss"])
