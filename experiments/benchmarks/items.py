@@ -50,22 +50,40 @@ DATA: dict[str, Callable[[], data.Dataset]] = {
 SMALL, DIGITS, LINEAR = (2, 8, 3), (64, 32, 10), (10, 10, 10)
 
 FULL = (
-    Item("a", SMALL, "128 points", 4096, 100, amounts={"torch.func": (4096, 25), "torch loop": (2, 300)}),
-    Item("b", DIGITS, "digits", 256, 20, amounts={"torch.func": (64, 20), "torch loop": (4, 100)}),
-    Item("c", DIGITS, "digits", 256, 112, batch=64, amounts={"torch.func": (256, 56), "torch loop": (4, 280)}),
     Item(
-        "d", LINEAR, "100 points", 10_000, 20, "linear", "gd", 0.1,
-        amounts={"torch.func": (10_000, 10), "torch loop": (4, 300)},
+        "a", SMALL, "128 points", 4096, 500,
+        amounts={"plain": (4096, 100), "torch.func": (4096, 25), "torch loop": (2, 300)},
+    ),
+    Item(
+        "b", DIGITS, "digits", 256, 60,
+        amounts={"plain": (256, 20), "torch.func": (64, 20), "torch loop": (4, 100)},
+    ),
+    Item(
+        "c", DIGITS, "digits", 256, 560, batch=64,
+        amounts={"plain": (256, 112), "torch.func": (256, 56), "torch loop": (4, 280)},
+    ),
+    Item(
+        "d", LINEAR, "100 points", 10_000, 100, "linear", "gd", 0.1,
+        amounts={"plain": (10_000, 20), "torch.func": (10_000, 10), "torch loop": (4, 300)},
     ),
 )  # fmt: skip
 GRID = Item("h", SMALL, "128 points", 8, 100)  # for many optimizers
 QUICK = (
-    Item("a", SMALL, "128 points", 4096, 30, amounts={"torch.func": (4096, 5), "torch loop": (1, 100)}),
-    Item("b", DIGITS, "digits", 64, 20, amounts={"torch.func": (16, 10), "torch loop": (1, 100)}),
-    Item("c", DIGITS, "digits", 64, 56, batch=64, amounts={"torch.func": (64, 28), "torch loop": (1, 140)}),
     Item(
-        "d", LINEAR, "100 points", 10_000, 5, "linear", "gd", 0.1,
-        amounts={"torch.func": (10_000, 2), "torch loop": (1, 100)},
+        "a", SMALL, "128 points", 4096, 100,
+        amounts={"plain": (4096, 20), "torch.func": (4096, 5), "torch loop": (1, 100)},
+    ),
+    Item(
+        "b", DIGITS, "digits", 64, 60,
+        amounts={"plain": (64, 10), "torch.func": (16, 10), "torch loop": (1, 100)},
+    ),
+    Item(
+        "c", DIGITS, "digits", 64, 560, batch=64,
+        amounts={"plain": (64, 56), "torch.func": (64, 28), "torch loop": (1, 140)},
+    ),
+    Item(
+        "d", LINEAR, "100 points", 10_000, 20, "linear", "gd", 0.1,
+        amounts={"plain": (10_000, 5), "torch.func": (10_000, 2), "torch loop": (1, 100)},
     ),
 )  # fmt: skip
 
