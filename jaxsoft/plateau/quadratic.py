@@ -72,11 +72,8 @@ class Forecast(NamedTuple):
 
 def apart(loss: float, level: float) -> tuple[str, str]:
     """Both numbers with five digits, or with as many as tell them apart."""
-    for digits in range(5, 18):
-        found = f"{loss:#.{digits}g}", f"{level:#.{digits}g}"
-        if found[0] != found[1]:
-            break
-    return found
+    digits = next((n for n in range(5, 17) if f"{loss:.{n}g}" != f"{level:.{n}g}"), 17)
+    return f"{loss:#.{digits}g}", f"{level:#.{digits}g}"
 
 
 def forecast(
