@@ -91,7 +91,7 @@ def _started(starts: jax.Array, columns: int) -> Space:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _grown(loss: Loss, unravel: Unravel, theta: jax.Array, space: Space, begin: jax.Array, blocks: jax.Array) -> Space:
     key = jax.random.fold_in(jax.random.key(0), begin)
-    return krylov(products(loss, unravel(theta)), space, begin, blocks, key)
+    return krylov(products(loss, unravel(theta)), space, begin, blocks, key)  # pyrefly: ignore[bad-argument-type]
 
 
 def models(

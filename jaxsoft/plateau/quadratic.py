@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,11 +72,8 @@ class Forecast(NamedTuple):
 
 def apart(loss: float, level: float) -> tuple[str, str]:
     """Both numbers with five digits, or with as many as tell them apart."""
-    for digits in range(5, 18):
-        found = f"{loss:#.{digits}g}", f"{level:#.{digits}g}"
-        if found[0] != found[1]:
-            break
-    return found
+    digits = next((n for n in range(5, 17) if f"{loss:.{n}g}" != f"{level:.{n}g}"), 17)
+    return f"{loss:#.{digits}g}", f"{level:#.{digits}g}"
 
 
 def forecast(
@@ -132,18 +129,30 @@ def forecast(
             if not now > number:
                 raise ValueError(f"{name}: expected a number below the loss, got {number} for a loss of {now}")
         state = transform.init(params) if opt_state is None else opt_state
-        linear = linear_form(transform, params, state, unravel(jnp.where(jnp.any(slope != 0), slope, 1)))
+        probe = jnp.where(jnp.any(slope != 0), slope, 1)
+        linear = linear_form(transform, params, state, unravel(probe))
 
-        def way(theta: jax.Array, memory: object, targets: list[float], left: float) -> list[Leg]:
+        def way(theta: jax.Array, memory: Any, targets: list[float], left: float) -> list[Leg]:
             if linear is not None:
-                return powers(loss, unravel, linear, theta, memory, targets)  # pyrefly: ignore
+                return powers(loss, unravel, linear, theta, memory, targets)
             return run(loss, unravel, transform, theta, memory, targets, int(left))
 
-        start = state if linear is None else linear.trace
-        first, single = way(theta, start, [now - REMADE * (now - target), target], max_steps)
-        second = first
-        if math.isfinite(first.steps):
-            (second,) = way(first.theta, first.memory, [target], max_steps - first.steps)
+        def ahead(start: Any) -> tuple[Leg, Leg, Leg]:
+            """To the share of the drop where the model is made anew, to the level without that, and on from there."""
+            first, single = way(theta, start, [now - REMADE * (now - target), target], max_steps)
+            if not math.isfinite(first.steps):
+                return first, single, first
+            return first, single, way(first.theta, first.memory, [target], max_steps - first.steps)[0]
+
+        first, single, second = ahead(state if linear is None else linear.trace)
+        if linear is not None:  # for gradients as small as here; what clips or normalises may act on the way
+            if math.isfinite(second.steps):
+                slope = value_and_grad(loss, unravel, second.theta)[1]
+            else:  # as large as where a curvature ‖H‖ would make that drop
+                slope = probe / jnp.linalg.norm(probe) * math.sqrt(2 * max(first.norm, 0.0) * (now - target))
+            if jnp.any(slope != 0) and linear_form(transform, params, state, unravel(slope)) is None:
+                linear = None
+                first, single, second = ahead(state)
     growth = math.nan if linear is None else linear.growth(first.curvature)
     said = functools.partial(
         Forecast, loss=now, level=target, rate=single.fall / (now - reference),
