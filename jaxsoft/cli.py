@@ -57,7 +57,7 @@ def _keep_compiled() -> None:
 
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxsoft"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxsoft import optimizers
-from jaxsoft.curvature.products import Loss, Params
+from jaxsoft.curvature.products import Loss, Params, value_and_grad
 from jaxsoft.plateau.linear import update
 
 MOST = 500  # steps in which a setting has to reach the level
@@ -50,9 +50,10 @@ def tried(
     before it is given up.
     """
     found: list[Choice] = []
+    now = jax.jit(functools.partial(value_and_grad, loss))(params)
     limit = min(within, MOST)
     for name, values in rates.items():
-        steps, ends = _tried(loss, name, params, jnp.asarray(values, float), level, math.ceil(limit))
+        steps, ends = _tried(loss, name, params, now, jnp.asarray(values, float), level, math.ceil(limit))
         found += [
             Choice(name, rate, int(step), float(end))
             for rate, step, end in zip(values, np.asarray(steps), np.asarray(ends), strict=True)
@@ -64,11 +65,10 @@ def tried(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _tried(
-    loss: Loss, name: str, params: Params, rates: jax.Array, level: float, limit: int
+    loss: Loss, name: str, params: Params, begin: tuple[jax.Array, Params], rates: jax.Array, level: float, limit: int
 ) -> tuple[jax.Array, jax.Array]:
     """For every learning rate the step at which it reached the level for good, or -1, and the loss at the end."""
-    value_and_grad = jax.value_and_grad(loss)
-    now, grad = value_and_grad(params)
+    now, grad = begin
 
     def one(rate: jax.Array) -> tuple[jax.Array, jax.Array]:
         transform = optimizers.make(name, rate)
@@ -83,12 +83,12 @@ def _tried(
         def step(run: _Run) -> _Run:
             updates, state = update(transform, run.grad, run.state, run.params, run.loss, loss, run.taken)
             params = optax.apply_updates(run.params, updates)
-            value, grad = value_and_grad(params)
+            value, grad = value_and_grad(loss, params)
             reached = jnp.where((run.reached < 0) & (value < level), run.taken + 1, run.reached)
             return _Run(run.taken + 1, params, state, value, grad, reached)
 
-        begin = _Run(jnp.zeros((), jnp.int32), params, transform.init(params), now, grad, jnp.full((), -1, jnp.int32))
-        end = jax.lax.while_loop(going, step, begin)
+        first = _Run(jnp.zeros((), jnp.int32), params, transform.init(params), now, grad, jnp.full((), -1, jnp.int32))
+        end = jax.lax.while_loop(going, step, first)
         return jnp.where(down(end), end.reached, -1), end.loss
 
     return jax.vmap(one)(rates)
