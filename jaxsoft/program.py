@@ -26,6 +26,7 @@ from jaxsoft.process import DIVERGED, MAX_STEPS, RUNNING, Info, Process, State
 
 SEGMENT_FLOPS = 1e10  # one segment of one device: about a second of small-net work on one core
 CACHE_BYTES = 2**19  # what a block of lanes should fit in on a CPU: half of a common second-level cache
+CALL_BYTES = 2**26  # the most that the states and records of one call may take
 BLOCK_BYTES = 2**25  # what lanes that run one after the other may hold together
 CPU_WIDTH, ACCELERATOR_WIDTH = 128, 4096  # the most lanes worth having side by side on a device
 
@@ -112,15 +113,22 @@ def outcome(process: Process, lane: Lane, limit: jax.Array) -> Outcome:
 class Plan:
     """Sizes of one block's programs.
 
-    width: lanes side by side on one device. interval: steps between two looks. looks: looks in a segment.
-    flops: of one step of one lane, as the compiler counts. state_bytes: what a lane holds between two segments.
+    width: lanes side by side on one device, a block. blocks: how many of them a device runs in one call, one after the
+    other. interval: steps between two looks. looks: looks in a segment. flops: of one step of one lane, as the compiler
+    counts. state_bytes: what a lane holds between two segments.
     """
 
     width: int
+    blocks: int
     interval: int
     looks: int
     flops: float
     state_bytes: int
+
+    @property
+    def lanes(self) -> int:
+        """Of one device in one call."""
+        return self.width * self.blocks
 
 
 class Program:
@@ -234,12 +242,23 @@ class Program:
         budget = max(1, int(SEGMENT_FLOPS / (flops * width))) if segment is None else segment
         interval = max(d for d in range(1, record_every + 1) if record_every % d == 0 and (d <= budget or d == 1))
         looks = max(1, min(budget // interval, -(-int(self.limit) // interval), 4096))
+        blocks = 1 if segment else self._blocks(width, interval * looks, budget, lanes, state_bytes)
         side = "one after the other" if self.one_by_one else "side by side"
         self.explanation = (
             f"{width} {'lane' if width == 1 else f'lanes {side}'} on each of {len(self.devices)} devices ({reason}); "
-            f"{interval * looks} steps a segment, of {flops:.3g} operations a lane"
+            f"{blocks} such {'block' if blocks == 1 else 'blocks'} and {interval * looks} steps a call, "
+            f"of {flops:.3g} operations a lane"
         )
-        return Plan(width, interval, looks, flops, state_bytes)
+        return Plan(width, blocks, interval, looks, flops, state_bytes)
+
+    def _blocks(self, width: int, steps: int, budget: int, lanes: int, state_bytes: int) -> int:
+        """More than one where they run to the end within the time of a segment: each call costs the host some ms."""
+        if steps < int(self.limit):
+            return 1
+        all_blocks = -(-lanes // (width * len(self.devices)))
+        bytes_per_block = width * len(self.devices) * (state_bytes + steps * _bytes(self.outcome.record))
+        most = max(1, min(budget // steps, CALL_BYTES // bytes_per_block, all_blocks))
+        return -(-all_blocks // -(-all_blocks // most))
 
     def _flops(self) -> float:
         return max(float((self._lowered_step.cost_analysis() or {}).get("flops", 0.0)), 1.0)
@@ -267,7 +286,7 @@ class Program:
         self._start, self._segment = self._compiled_once(plan, lambda: self._compile(plan))
 
     def _compile(self, plan: Plan) -> tuple[jax.stages.Compiled, jax.stages.Compiled]:
-        lanes = plan.width * len(self.devices)
+        lanes = plan.lanes * len(self.devices)
 
         def begin(key: jax.Array, run: jax.Array, numbers: Numbers) -> Lane:
             return start(self._made(numbers), key, run)
@@ -293,20 +312,24 @@ class Program:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((lanes, *x.shape), x.dtype, sharding=self.sharding), tree)
 
     def _sharded(self, function: Callable[..., object], width: int, donate: int | None = None) -> jax.stages.Wrapped:
-        """``function(shared, lane arguments...)`` for all lanes: a block of ``width`` on each device, no exchange."""
+        """``function(shared, lane arguments...)`` for all lanes: blocks of ``width`` on each device, no exchange."""
 
-        def block(shared: jax.Array, *lanes: object) -> object:
-            if width == 1:  # without the batch dimension matrix products stay plain
-                alone = function(shared, *jax.tree.map(lambda x: x[0], lanes))
-                return jax.tree.map(lambda x: x[None], alone)
-            one = functools.partial(function, shared)
-            return jax.lax.map(lambda lane: one(*lane), lanes) if self.one_by_one else jax.vmap(one)(*lanes)
+        def blocks(shared: jax.Array, *lanes: object) -> object:
+            def one(lane: tuple[object, ...]) -> object:
+                return function(shared, *lane)
+
+            count = len(jax.tree.leaves(lanes)[0])
+            if count == 1:  # without the batch dimension matrix products stay plain
+                return jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], lanes)))
+            if width == 1 or self.one_by_one:
+                return jax.lax.map(one, lanes)
+            return jax.vmap(one)(lanes) if count == width else jax.lax.map(one, lanes, batch_size=width)
 
         per_lane = PartitionSpec("lanes")
 
         def everywhere(shared: jax.Array, *lanes: object) -> object:
             return jax.shard_map(
-                block,
+                blocks,
                 mesh=self.mesh,
                 in_specs=(PartitionSpec(), *(per_lane for _ in lanes)),
                 out_specs=per_lane,

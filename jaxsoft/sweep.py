@@ -118,7 +118,7 @@ def _chunks(grid: Grid, size: int) -> tuple[int, list[Chunk]]:
 
 def _chunk_size(program: Program, plan: Plan, times: np.ndarray, steps: int) -> int:
     """How many lanes to commit at once, from the work and the memory of a lane; a multiple of a pack."""
-    pack = plan.width * len(program.devices)
+    pack = plan.lanes * len(program.devices)
     like = program.outcome
     bytes_per_lane = sum(x.size * x.dtype.itemsize * len(times) for x in like.record.values())
     bytes_per_lane += sum(x.size * x.dtype.itemsize for x in like.final.values()) + 2 * plan.state_bytes
@@ -267,7 +267,8 @@ def run(
             "versions": _versions("jaxsoft", "jax", "jaxlib", "optax"),
             "program": {str(b.labels): p.fingerprint() for b, p in zip(blocks, programs, strict=True)} if out else {},
         }
-        first = programs[0].plan(record_every, grid.lanes, width, segment=segment)
+        together = grid.lanes if chunk is None else min(grid.lanes, chunk)
+        first = programs[0].plan(record_every, together, width, segment=segment)
         columns, chunks = _chunks(grid, chunk or _chunk_size(programs[0], first, times, steps))
         about = {
             **config,
@@ -286,7 +287,7 @@ def run(
             engine = _Engine(grid, store, report, stop, times, jax.random.key(seed), record_every)
             for number, (block, program) in enumerate(zip(blocks, programs, strict=True)):
                 like = first if number else None
-                plan = functools.partial(program.plan, record_every, grid.lanes, width, like, segment)
+                plan = functools.partial(program.plan, record_every, together, width, like, segment)
                 engine.run_block(number, block, program, chunks, plan)
             store.drop_partial()
             dataset = store.dataset()
@@ -327,7 +328,7 @@ class _Engine:
         with threadpool_limits(1 if len(program.devices) > 1 else None, user_api="blas"):
             for i in todo:
                 work = Work(program, self.times, len(chunks[i]))
-                mark = np.array([number, i, sizes.width, sizes.interval, sizes.looks])
+                mark = np.array([number, i, sizes.width, sizes.blocks, sizes.interval, sizes.looks])
                 if partial is not None and np.array_equal(partial["mark"], mark):
                     work.from_arrays(program, partial)
                     partial = None
@@ -340,7 +341,7 @@ class _Engine:
 
     def _packs(self, program: Program, lanes: np.ndarray) -> Iterator[Pack]:
         """Start the lanes of a chunk, in packs of one size; the last one is filled up with copies."""
-        size = program.plan_used.width * len(program.devices)
+        size = program.plan_used.lanes * len(program.devices)
         for begin in range(0, len(lanes), size):
             slots = np.full(size, -1)
             count = min(size, len(lanes) - begin)
@@ -417,7 +418,7 @@ def _drop_finished(program: Program, work: Work) -> list[Pack]:
     live = [(pack.slots >= 0) & (status[np.maximum(pack.slots, 0)] == RUNNING) for pack in work.packs]
     packs = [pack for pack, mask in zip(work.packs, live, strict=True) if mask.any()]
     masks = [mask for mask in live if mask.any()]
-    size = program.plan_used.width * len(program.devices)
+    size = program.plan_used.lanes * len(program.devices)
     if -(-sum(int(m.sum()) for m in masks) // size) >= len(packs):
         return packs
     leaves = [program.to_host(pack.lane) for pack in packs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -37,6 +38,7 @@ def batch_indices(key: jax.Array, step: jax.Array, num_examples: int, batch_size
     return permuted(jax.random.fold_in(key, epoch), position * batch_size + jnp.arange(batch_size), num_examples)
 
 
+@functools.partial(jax.jit, static_argnames="n")  # traced once, wherever it is used
 def permuted(key: jax.Array, places: jax.Array, n: int) -> jax.Array:
     """What stands at these places of a random permutation of 0..n-1, without making the rest of it: no sort.
 

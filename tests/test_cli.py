@@ -251,7 +251,9 @@ def test_compiled_programs_are_kept_and_the_layout_is_explained(tmp_path):
     told = plain | {"XDG_CACHE_HOME": str(ours), "JAX_COMPILATION_CACHE_DIR": str(theirs)}
     second = run("sweep", *small, "--out", tmp_path / "b", "--verbose", env=told)
     assert second.returncode == 0, second.stderr
-    assert re.search(r"^gd: \d+ lanes? .*on each of \d+ devices \(.+\); \d+ steps a segment", second.stderr, re.M)
+    assert re.search(
+        r"^gd: \d+ lanes? .*on each of \d+ devices \(.+\); \d+ such blocks? and \d+ steps a call", second.stderr, re.M
+    )
     assert {path.name for path in (ours / "jaxsoft").glob("*-cache")} == kept
     a, b = (store.load(tmp_path / name) for name in "ab")
     np.testing.assert_array_equal(a["loss"], b["loss"])

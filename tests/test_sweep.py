@@ -142,6 +142,25 @@ def test_a_run_in_a_sweep_equals_plain_optax(name, x64):
         np.testing.assert_allclose(ds["loss"].values[0, run], trace, rtol=1e-9)
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_blocks_in_one_call_are_bitwise_those_of_calls_of_their_own(width, monkeypatch):
+    """A block runs the same program, whatever runs before and after it on the same device."""
+
+    def trained():
+        return sweep.run(classifier, PAIRED, seed=5, steps=20, width=width)
+
+    plans = []
+    planned = Program.plan
+    monkeypatch.setattr(Program, "plan", lambda *a, **k: plans.append(planned(*a, **k)) or plans[-1])
+    together = trained()
+    assert min(plan.blocks for plan in plans) > 1
+    monkeypatch.setattr("jaxsoft.program.CALL_BYTES", 1)
+    alone = trained()
+    assert plans[-1].blocks == 1
+    for name in ("loss", "grad_norm", "steps", "status"):
+        np.testing.assert_array_equal(together[name], alone[name])
+
+
 def test_a_diverging_lane_is_frozen_and_harms_nobody():
     # On ½x² gradient descent with η multiplies x by (1 - η): 1e30 overflows float32 in its second step.
     etas = [0.1, 1e30, 0.2]

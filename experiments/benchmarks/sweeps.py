@@ -89,7 +89,7 @@ class Config:
     first_repeats: int = 3
     grid: Item = GRID
     optimizers: int = 20
-    grid_repeats: int = 3
+    grid_repeats: int = 1
     memory: tuple[tuple[int, int, int], ...] = ((4096, 1000, 1), (100_000, 20, 20))
 
 
