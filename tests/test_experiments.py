@@ -34,7 +34,7 @@ from experiments import (
 )
 from experiments.claim import Claim
 from jaxsoft import theory
-from jaxsoft.plateau.quadratic import Linear
+from jaxsoft.plateau.linear import Linear
 
 TINY = escape_against_scale.TINY
 

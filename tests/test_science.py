@@ -395,7 +395,8 @@ FAULTS = {
         "zero_saddle_index", changed(curvature, "inertia", lambda right: lambda *a: right(*a, band=1.0))
     ),
     "the loss counts every example twice": (
-        "escape_against_scale", changed(losses, "cost", lambda right: lambda *a: 2 * right(*a))
+        "escape_against_scale",
+        changed(losses, "cross_entropy_and_grad", lambda right: lambda *a: jax.tree.map(lambda x: 2 * x, right(*a))),
     ),
     "the initial weights are squared in scale": (
         "escape_against_scale",
