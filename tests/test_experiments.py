@@ -73,7 +73,7 @@ def test_a_claim_computes_its_own_verdict():
     assert not Claim("a", "b", 10.0, float("nan"), 0.03).passed
 
 
-FOUND_ELSEWHERE = ("the lecture", "Cohen", "Dauphin", "Frye", "Gur-Ari", "Papyan", "Yoshida")  # no theorems
+FOUND_ELSEWHERE = ("the lecture", "Cohen", "Frye", "Gur-Ari", "Papyan", "Yoshida")  # no theorems
 
 
 def verdicts(experiment, config, results):
