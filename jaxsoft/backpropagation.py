@@ -18,8 +18,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxsoft.curvature.layered import Activation
-from jaxsoft.models import Layer, Layers
+from jaxsoft.models import Activation, Layer, Layers
 
 FEW_INPUTS = 4  # up to so many, W h is a sum of outer products, computed together with φ
 

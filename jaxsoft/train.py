@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -38,7 +37,6 @@ def batch_indices(key: jax.Array, step: jax.Array, num_examples: int, batch_size
     return permuted(jax.random.fold_in(key, epoch), position * batch_size + jnp.arange(batch_size), num_examples)
 
 
-@functools.partial(jax.jit, static_argnames="n")  # traced once, wherever it is used
 def permuted(key: jax.Array, places: jax.Array, n: int) -> jax.Array:
     """What stands at these places of a random permutation of 0..n-1, without making the rest of it: no sort.
 
@@ -50,12 +48,14 @@ def permuted(key: jax.Array, places: jax.Array, n: int) -> jax.Array:
     [0, 1, 2, 3, 4]
     """
     rounds = 16 + 4 * max(n - 1, 1).bit_length()
-    draws = jax.random.bits(key, (2, rounds))
-    x = places.astype(jnp.int32)
-    for pivot, salt in zip((draws[0] % n).astype(jnp.int32), draws[1], strict=True):
+    pivots, salts = jax.random.bits(key, (2, rounds))
+
+    def swap(x: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        pivot, salt = drawn
         partner = jnp.where(pivot < x, pivot - x + n, pivot - x)
-        x = jnp.where(_bit(jnp.maximum(x, partner), salt), partner, x)
-    return x
+        return jnp.where(_bit(jnp.maximum(x, partner), salt), partner, x), None
+
+    return jax.lax.scan(swap, places.astype(jnp.int32), ((pivots % n).astype(jnp.int32), salts))[0]
 
 
 def _bit(x: jax.Array, salt: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,20 @@ from jax.flatten_util import ravel_pytree
 from jaxsoft import checks
 from jaxsoft.critical.methods import Iterate, Memory, Method, newton_cg
 from jaxsoft.critical.search import surface_of
-from jaxsoft.problem import Problem
+from jaxsoft.curvature.products import Loss, Params
 from jaxsoft.process import CONVERGED, RUNNING, Info, Process
 
 ORDER = 2  # of the polynomial in ln l2 that foretells the next minimum
 MOST_STEPS = 100  # Newton steps at one value
+
+
+class Surface(Protocol):
+    """A loss, and a way to draw parameters for it: every ``problem.Problem``."""
+
+    @property
+    def init(self) -> Callable[[jax.Array], Params]: ...
+    @property
+    def loss(self) -> Loss: ...
 
 
 _Corrected = tuple[Iterate, Memory, jax.Array, jax.Array]
@@ -36,7 +45,7 @@ class PathState(NamedTuple):
 
 
 def make_path(
-    problem: Callable[[jax.Array], Problem],
+    problem: Callable[[jax.Array], Surface],
     l2: npt.ArrayLike,
     *,
     rtol: float = 1e-8,
