@@ -33,6 +33,7 @@ CPU_WIDTH, ACCELERATOR_WIDTH = 128, 4096  # the most lanes worth having side by 
 Numbers = dict[str, jax.Array]
 Records = dict[str, jax.Array]
 Factory = Callable[..., Process[State]]
+Step = Callable[[State], tuple[State, Info]]
 Made = TypeVar("Made")
 
 MOST_COMPILED = 32
@@ -90,9 +91,9 @@ def start(process: Process, key: jax.Array, run: jax.Array) -> Lane:
     return Lane(state, jnp.where(healthy, RUNNING, DIVERGED).astype(jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def advance(process: Process, lane: Lane, limit: jax.Array) -> Lane:
+def advance(step: Step, lane: Lane, limit: jax.Array) -> Lane:
     """One step, unless the lane has ended. A step that turns non-finite is counted, and not taken."""
-    following, info = process.step(lane.state)
+    following, info = step(lane.state)
     status = jnp.where(lane.status == RUNNING, info.done, lane.status)
     live = (status == RUNNING) & (lane.steps < limit)
     broken = live & turned_non_finite(lane.state, following)
@@ -101,9 +102,9 @@ def advance(process: Process, lane: Lane, limit: jax.Array) -> Lane:
     return Lane(state, jnp.where(broken, DIVERGED, status), lane.steps + live.astype(jnp.int32))
 
 
-def outcome(process: Process, lane: Lane, limit: jax.Array) -> Outcome:
+def outcome(step: Step, lane: Lane, limit: jax.Array) -> Outcome:
     """What is known of a lane now; its status is ``RUNNING`` only if it has steps left."""
-    info = process.step(lane.state)[1]
+    info = step(lane.state)[1]
     status = jnp.where(lane.status == RUNNING, info.done, lane.status)
     status = jnp.where((status == RUNNING) & (lane.steps >= limit), MAX_STEPS, status)
     return Outcome(status, info.record, info.final)
@@ -143,19 +144,29 @@ class Program:
         self.mesh = Mesh(np.array(self.devices), ("lanes",), axis_types=(AxisType.Auto,))
         self.sharding = NamedSharding(self.mesh, PartitionSpec("lanes"))
 
-    def _made(self, numbers: Numbers) -> Process:
-        return build(self._process, self._block, numbers)
+        self._traced_start = jax.jit(self._trace_start, inline=True)
+        self._traced_step = jax.jit(self._trace_step, inline=True)
+
+    def _trace_start(self, key: jax.Array, run: jax.Array, numbers: Numbers) -> Lane:
+        return start(build(self._process, self._block, numbers), key, run)
+
+    def _trace_step(self, state: State, numbers: Numbers) -> object:
+        return build(self._process, self._block, numbers).step(state)
+
+    def _step(self, numbers: Numbers) -> Step:
+        """One lane's step, traced once for all programs."""
+        return lambda state: self._traced_step(state, numbers)
 
     @functools.cached_property
     def lane(self) -> Lane:
         """Shapes and types of one lane."""
-        return jax.eval_shape(lambda k, r, n: start(self._made(n), k, r), *self._lane_arguments())
+        return jax.eval_shape(self._traced_start, *self._lane_arguments())
 
     @functools.cached_property
     def outcome(self) -> Outcome:
         """Shapes and types of one lane's outcome; checks that a step gives back what it takes."""
         numbers = self._lane_arguments()[2]
-        pair = jax.eval_shape(lambda lane, n: self._made(n).step(lane.state), self.lane, numbers)
+        pair = jax.eval_shape(lambda lane, n: self._step(n)(lane.state), self.lane, numbers)
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Info)):
             raise TypeError(f"process: expected step to return a pair (state, Info(...)), got {type(pair).__name__}")
         following, info = pair
@@ -173,7 +184,7 @@ class Program:
             raise TypeError(
                 f"process: expected step to return a state like the one it takes, and done as an int32 scalar: {said}"
             ) from error
-        return jax.eval_shape(lambda lane, n: outcome(self._made(n), lane, self.limit), self.lane, numbers)
+        return jax.eval_shape(lambda lane, n: outcome(self._step(n), lane, self.limit), self.lane, numbers)
 
     def _lane_arguments(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
         key = jax.eval_shape(lambda: jax.random.key(0))
@@ -183,7 +194,7 @@ class Program:
     @functools.cached_property
     def _lowered_step(self) -> jax.stages.Lowered:
         def one(lane: Lane, numbers: Numbers) -> Lane:
-            return advance(self._made(numbers), lane, self.limit)
+            return advance(self._step(numbers), lane, self.limit)
 
         return jax.jit(one).lower(self.lane, self._lane_arguments()[2])
 
@@ -191,14 +202,11 @@ class Program:
     def _text(self) -> str:
         """What one lane computes, start, step and outcome with the data, as a program."""
 
-        def first(key: jax.Array, run: jax.Array, numbers: Numbers) -> Lane:
-            return start(self._made(numbers), key, run)
-
         def last(lane: Lane, numbers: Numbers) -> Outcome:
-            return outcome(self._made(numbers), lane, self.limit)
+            return outcome(self._step(numbers), lane, self.limit)
 
         shapes = self._lane_arguments()
-        lowered = [self._lowered_step, jax.jit(first).lower(*shapes), jax.jit(last).lower(self.lane, shapes[2])]
+        lowered = [self._lowered_step, self._traced_start.lower(*shapes), jax.jit(last).lower(self.lane, shapes[2])]
         return "".join(part.as_text() for part in lowered)
 
     def fingerprint(self) -> str:
@@ -288,23 +296,20 @@ class Program:
     def _compile(self, plan: Plan) -> tuple[jax.stages.Compiled, jax.stages.Compiled]:
         lanes = plan.lanes * len(self.devices)
 
-        def begin(key: jax.Array, run: jax.Array, numbers: Numbers) -> Lane:
-            return start(self._made(numbers), key, run)
-
         def segment(limit: jax.Array, lane: Lane, numbers: Numbers) -> tuple[Lane, Records, Outcome]:
-            made = self._made(numbers)
+            step = self._step(numbers)
 
             def look(lane: Lane, _: None) -> tuple[Lane, Records]:
-                record = made.step(lane.state)[1].record
-                lane = jax.lax.fori_loop(0, plan.interval, lambda _, x: advance(made, x, limit), lane)
+                record = step(lane.state)[1].record
+                lane = jax.lax.fori_loop(0, plan.interval, lambda _, x: advance(step, x, limit), lane)
                 return lane, record
 
             lane, records = jax.lax.scan(look, lane, length=plan.looks)
-            return lane, records, outcome(made, lane, limit)
+            return lane, records, outcome(step, lane, limit)
 
         key, run, numbers = self._lane_arguments()
         many = functools.partial(self._many, lanes)
-        starting = self._sharded(begin, plan.width).lower(key, many(run), many(numbers))
+        starting = self._sharded(self._traced_start, plan.width).lower(key, many(run), many(numbers))
         running = self._sharded(segment, plan.width, donate=1).lower(self.limit, many(self.lane), many(numbers))
         return starting.compile(), running.compile()
 

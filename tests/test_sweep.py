@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -207,7 +206,10 @@ def test_infinity_that_was_there_before_is_no_divergence():
     np.testing.assert_allclose(ds["final_best"], ds["x"].isel(step=-2) ** 2, rtol=1e-6)
 
 
-def test_one_compilation_however_many_chunks_and_lanes():
+def test_one_compilation_however_many_chunks_and_lanes(monkeypatch):
+    compiled, whole = [], Program._compile
+    monkeypatch.setattr(Program, "_compile", lambda self, plan: compiled.append(plan) or whole(self, plan))
+
     def traced(lanes, chunk, factor):
         count = 0
 
@@ -226,23 +228,31 @@ def test_one_compilation_however_many_chunks_and_lanes():
         return count, ds
 
     first, other = traced(4, 4, 1.0), traced(4, 4, 0.5)
-    assert first[0] == other[0] == traced(64, 4, 0.75)[0] == traced(3, 4, 0.25)[0]
+    assert first[0] == other[0] == traced(64, 4, 0.75)[0] == traced(3, 4, 0.25)[0] == 2  # alone, and on the mesh
+    assert len(compiled) == 4
     assert not np.allclose(first[1]["final_params"], other[1]["final_params"])
     again, same = traced(4, 2, 1.0)  # computed before: not compiled again, whatever the Python function's identity
-    assert again < first[0]
+    assert len(compiled) == 4 and again <= 2
     xr.testing.assert_identical(same.drop_attrs(), first[1].drop_attrs())
 
 
-def test_the_compiled_segment_is_traced_once(monkeypatch):
-    chex.clear_trace_counter()
-    whole = Program._sharded
+def test_start_and_segment_are_traced_once(monkeypatch):
+    counts, whole = [], Program._sharded
 
-    def once(self, function, width, donate=None):
-        return whole(self, chex.assert_max_traces(function, n=1), width, donate)
+    def counting(self, function, width, donate=None):
+        number = len(counts)
+        counts.append(0)
 
-    monkeypatch.setattr(Program, "_sharded", once)
+        def counted(*arguments):
+            counts[number] += 1
+            return function(*arguments)
+
+        return whole(self, counted, width, donate)
+
+    monkeypatch.setattr(Program, "_sharded", counting)
     ds = sweep.run(bowl, {"eta": [0.1, 0.2], "run": sweep.Seeds(30)}, seed=0, steps=50, width=2, chunk=8)
     assert (ds["status"] != RUNNING).all()
+    assert counts == [1, 1]
 
 
 def test_no_lane_talks_to_another_device():
