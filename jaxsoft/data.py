@@ -7,6 +7,8 @@ Everything random is drawn from ``numpy.random.default_rng(seed)``; the global g
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -91,31 +93,32 @@ def _array(argument: str, values: npt.ArrayLike) -> np.ndarray:
 
 def digits() -> Dataset:
     """1,797 handwritten digits of 8 × 8 pixels, x (1797, 64) in [0, 1], 10 classes (the UCI test set)."""
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    return dataset(np.asarray(x) / 16, y, name="digits")
+    x, y = _embedded("digits", "digits.csv.gz", 0)
+    return dataset(x / 16, y, name="digits")
 
 
 def iris() -> Dataset:
     """Fisher's irises, x (150, 4), 3 classes of 50; standardised: each feature has mean 0 and variance 1."""
-    from sklearn.datasets import load_iris
-
-    return _standardized(*load_iris(return_X_y=True), name="iris")
+    return _standardized(*_embedded("iris", "iris.csv", 1), name="iris")
 
 
 def wine() -> Dataset:
     """Chemical analyses of wines, x (178, 13), 3 classes; standardised: each feature has mean 0 and variance 1."""
-    from sklearn.datasets import load_wine
-
-    return _standardized(*load_wine(return_X_y=True), name="wine")
+    return _standardized(*_embedded("wine", "wine_data.csv", 1), name="wine")
 
 
 def breast_cancer() -> Dataset:
     """Tumours, x (569, 30), malignant 0, benign 1; standardised: each feature has mean 0 and variance 1."""
-    from sklearn.datasets import load_breast_cancer
+    return _standardized(*_embedded("breast_cancer", "breast_cancer.csv", 1), name="breast_cancer")
 
-    return _standardized(*load_breast_cancer(return_X_y=True), name="breast_cancer")
+
+def _embedded(name: str, file: str, header: int) -> tuple[np.ndarray, np.ndarray]:
+    """What scikit-learn's load_<name> returns, from its file, as importing scikit-learn takes longer than a sweep."""
+    path = Path(str(importlib.metadata.distribution("scikit-learn").locate_file(f"sklearn/datasets/data/{file}")))
+    if path.exists():
+        table = np.loadtxt(path, delimiter=",", skiprows=header)
+        return table[:, :-1], table[:, -1].astype(np.int64)
+    return getattr(importlib.import_module("sklearn.datasets"), f"load_{name}")(return_X_y=True)
 
 
 def _standardized(x: npt.ArrayLike, y: npt.ArrayLike, *, name: str) -> Dataset:

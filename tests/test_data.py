@@ -3,6 +3,7 @@
 import csv
 import doctest
 import gzip
+import importlib.metadata
 import io
 import pickle
 import re
@@ -151,6 +152,25 @@ def test_measurements_are_standardised(name):
     np.testing.assert_allclose(d.x.var(axis=0, dtype=np.float64), 1, atol=1e-6)
     raw = getattr(sklearn.datasets, f"load_{name}")().data
     np.testing.assert_allclose(d.x, sklearn.preprocessing.StandardScaler().fit_transform(raw), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["digits", "iris", "wine", "breast_cancer"])
+def test_embedded_data_do_not_depend_on_how_scikit_learn_keeps_them(name, tmp_path, monkeypatch):
+    class Elsewhere:
+        def locate_file(self, path):
+            return tmp_path / path
+
+    usual = data.get(name)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda of: Elsewhere())
+    through = data.get(name)
+    np.testing.assert_array_equal(usual.x, through.x)
+    np.testing.assert_array_equal(usual.y, through.y)
+
+
+def test_digits_are_read_without_importing_scikit_learn():
+    done = run_python("import sys, jaxsoft.data as d; d.digits(); print({m.split('.')[0] for m in sys.modules})")
+    assert done.returncode == 0 and "'numpy'" in done.stdout
+    assert not any(f"'{name}'" in done.stdout for name in ("sklearn", "scipy"))
 
 
 def test_only_setosa_is_linearly_separable_among_the_irises():

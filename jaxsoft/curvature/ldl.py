@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 OFF = 256  # √P u ‖H‖_F: how far from an edge factors are made first; they are seldom worse
 
@@ -44,6 +43,8 @@ def negatives(matrix: np.ndarray, shift: float, probes: int = 10) -> tuple[int, 
 
     (Halko, Martinsson & Tropp 2011, lemma 4.1); k = ``probes`` = 10. That is ε, and u ‖H‖_F more.
     """
+    from scipy.linalg import get_blas_funcs, get_lapack_funcs  # not at the top: a sweep need not wait for SciPy
+
     size = len(matrix)
     factor = np.array(matrix, np.float64, order="F")
     factor[np.diag_indices(size)] -= shift

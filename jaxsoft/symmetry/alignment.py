@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 Array = npt.NDArray[np.float64]
 Point = Sequence[tuple[Array, Array | None]]
@@ -97,6 +95,9 @@ def _match(ours: Array, theirs: Array, units: str) -> Array:
     if units == "orthogonal":
         u, _, vt = np.linalg.svd(ours @ theirs.T)
         return np.asarray(u @ vt)
+    from scipy.optimize import linear_sum_assignment  # not at the top: a sweep need not wait for SciPy
+    from scipy.spatial.distance import cdist
+
     cost, sign = cdist(ours, theirs, "sqeuclidean"), np.ones((len(ours), len(ours)))
     if units == "odd":
         flipped = cdist(ours, -theirs, "sqeuclidean")
