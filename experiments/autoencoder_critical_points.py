@@ -13,9 +13,10 @@ every saddle has a way down.
 The autoencoder 16-4-16 of the digits; starts at random at four scales, along runs of gradient descent, and next to
 known saddles: 40 for each of nine methods, eigenvector following for three indices. float64.
 
-What comes out: of 360 searches 286 end critical, each of them at a point of theory. Saddle-free Newton always arrives,
+What comes out: of 360 searches 285 end critical, each of them at a point of theory. Saddle-free Newton always arrives,
 trust_region nearly always, newton and newton_mr from 3 of 4 starts (the gradient of ‖g‖² misleads them, or vanishes).
-Descent on ‖g‖² does not arrive once in 5,000 steps. Eigenvector following arrives mostly, but not always at its index.
+Descent on ‖g‖² does not arrive once in 5,000 steps. Eigenvector following arrives from 110 of 120 starts, and at its
+index from 67.
 """
 
 from __future__ import annotations

@@ -174,3 +174,19 @@ def test_a_search_uphill_that_finds_no_smaller_gradient_gives_up_sooner(x64):
     found = critical.find(wavy, start, critical.eigenvector_following(1), max_steps=2000, certify=False)
     assert found.status in ("failed", "gradient_flat")
     assert 10 < float(jnp.linalg.norm(found.params) / (1 + jnp.linalg.norm(start))) < 40
+
+
+@pytest.mark.parametrize("seed", [48, 207, 273])
+def test_the_step_that_is_left_does_not_follow_rounding_into_the_kernel(x64, seed):
+    """½‖M - A B‖² is flat along A C, C⁻¹ B. Next to a critical point g is so small that its rounding shows there."""
+    m = np.random.default_rng(0).normal(size=(8, 8))
+    u, s, vt = np.linalg.svd(m)
+    rng = np.random.default_rng(seed)
+    kept, c = np.sort(rng.choice(8, 3, replace=False)), rng.normal(size=(3, 3))
+    a, b = u[:, kept] @ c, np.linalg.solve(c, s[kept, None] * vt[kept])
+    apart = 10.0 ** rng.uniform(-14, -10)
+    start = (a + apart * rng.normal(size=a.shape), b + apart * rng.normal(size=b.shape))
+    found = critical.find(lambda p: 0.5 * jnp.sum((m - p[0] @ p[1]) ** 2), start, max_steps=1)
+    assert found.status == "critical"
+    assert found.distance <= 10 * apart * np.sqrt(a.size + b.size)  # no farther than the start was moved
+    assert found.inertia.zero + found.inertia.null == 9  # the orbit's dimension

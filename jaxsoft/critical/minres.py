@@ -52,8 +52,9 @@ def minres(
     """argmin ‖A x - b‖₂ over the Krylov space of b, A symmetric, indefinite or singular; ``apply`` is x -> A x.
 
     Stops where the residual r has ‖r‖ <= tol ‖b‖; where ‖A r‖ <= max(tol, √ε) ‖A‖ ‖r‖, so that what is left of b lies
-    outside the range of A and x is a least-squares solution; after ``max_steps`` products; or, without ``go_beyond``,
-    where the iterates leave the ball ‖x‖ <= ``reach``. Paige & Saunders (1975), "Solution of sparse indefinite systems
+    outside the range of A and x is a least-squares solution; before a step along w with ‖A w‖ <= ε^¾ ‖A‖ ‖w‖, which
+    would follow the rounding of b into the kernel; after ``max_steps`` products; or, without ``go_beyond``, where the
+    iterates leave the ball ‖x‖ <= ``reach``. Paige & Saunders (1975), "Solution of sparse indefinite systems
     of linear equations": Lanczos' A V_k = V_{k+1} T, Givens rotations that turn T into an upper triangle R, and one
     direction of W = V R⁻¹ a step. The basis V is kept and each vector orthogonalised against all of it, as an
     inconsistent system is recognised only by an orthogonal basis: (max_steps, P) numbers.
@@ -89,6 +90,7 @@ def minres(
         gamma = jnp.maximum(jnp.hypot(gamma_bar, beta), tiny)
         cosine, sine = gamma_bar / gamma, beta / gamma
         w = (i.v - i.epsilon * i.w_before - delta * i.w) / gamma
+        outside |= eps**0.75 * norm * jnp.linalg.norm(w) >= 1  # ‖A w‖ = 1: w follows the rounding of b
         x = jnp.where(outside, i.x, i.x + cosine * i.residual * w)
         leaves = ~i.beyond & ~(jnp.linalg.norm(x) <= reach)
         crossing = i.x + _share_within(i.x, x - i.x, reach) * (x - i.x)
