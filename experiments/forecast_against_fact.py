@@ -1,7 +1,7 @@
 """When will it move again? Forecasts from three points of a plateau, against what the runs then did.
 
     python -m experiments.forecast_against_fact --quick  # 50 s
-    python -m experiments.forecast_against_fact          # 7 min
+    python -m experiments.forecast_against_fact          # 25 min
 
 A tanh net 64-32-10 with small weights on 500 handwritten digits stands at ln 10, and leaves at the first step with a
 loss below 0.9 ln 10. 200 initialisations, 50 at each of four scales, under each of five optimizers, at their customary

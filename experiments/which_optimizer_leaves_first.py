@@ -74,7 +74,7 @@ class Config:
     datasets: tuple[tuple[str, int], ...] = (("digits", 30), ("mnist10", 30), ("spirals", 100))  # and of each class
     optimizers: tuple[tuple[str, float], ...] = (  # and the lowest learning rate of the grid
         ("gd", 0.5), ("noisy_gd", 0.5), ("momentum", 0.5), ("nesterov", 0.25),
-        ("rmsprop", 0.01), ("adam", 0.03), ("lion", 0.01), ("muon", 0.05),
+        ("rmsprop", 0.01), ("adam", 0.03), ("lion", 0.0125), ("muon", 0.05),
     )  # fmt: skip
     rates: int = 13
     ratio: float = 2 ** (1 / 3)
