@@ -26,7 +26,7 @@ What comes out: a minimum at every size, with 2,550 parameters 2 of the 5 points
 n = 10, and none from n = 14 on; but 29 and 65 points in all are few, and Kendall's test calls only the second fall
 significant (p = .058 and .048). From points along runs it is not so: of those that arrive ever more are minima, all of
 them from n = 774 on, and of all points together the share does not fall either. What is rare is a matter of where one
-looks, and training does not look at random. Many searches of the larger nets do not arrive.
+looks, and training does not look at random.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class Program:
         return build(self._process, self._block, numbers).step(state)
 
     def _step(self, numbers: Numbers) -> Step:
-        """One lane's step, traced once for all programs."""
+        """One lane's step, traced once by itself and once on the mesh, however many programs use it."""
         return lambda state: self._traced_step(state, numbers)
 
     @functools.cached_property
