@@ -49,7 +49,7 @@ class Lane(NamedTuple, Generic[State]):
 
 
 class Outcome(NamedTuple):
-    """A lane as it stands: its status if it ended here, and what its process says of the state."""
+    """A lane as it stands: its status if it ended here, and what its process says of the state, ``final`` at the end."""
 
     status: jax.Array
     record: Records
@@ -103,11 +103,13 @@ def advance(step: Step, lane: Lane, limit: jax.Array) -> Lane:
 
 
 def outcome(step: Step, lane: Lane, limit: jax.Array) -> Outcome:
-    """What is known of a lane now; its status is ``RUNNING`` only if it has steps left."""
+    """What is known of a lane now; its status is ``RUNNING`` only if it has steps left, and then ``final`` is zero."""
     info = step(lane.state)[1]
     status = jnp.where(lane.status == RUNNING, info.done, lane.status)
     status = jnp.where((status == RUNNING) & (lane.steps >= limit), MAX_STEPS, status)
-    return Outcome(status, info.record, info.final)
+    nothing = jax.tree.map(jnp.zeros_like, info.final)
+    final = jax.lax.cond(status == RUNNING, lambda: nothing, lambda: step(lane.state)[1].final)
+    return Outcome(status, info.record, final)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def newton_mr(*, tol: float = 1e-3, max_products: int | None = None) -> Method:
     """Newton's method with minimum-residual steps: finds critical points of any index, from products alone.
 
     p = argmin ‖H p + g‖ by MINRES to the relative residual ``tol`` (at most ``max_products`` products, by default
-    min(2 P, 500)) or as far as ‖p‖ <= 1 + ‖θ‖, then θ ← θ + α p with ‖g(θ + α p)‖² <= ‖g‖² + 2·10⁻⁴ α pᵀ H g. Where g
+    min(P, 500)) or as far as ‖p‖ <= 1 + ‖θ‖, then θ ← θ + α p with ‖g(θ + α p)‖² <= ‖g‖² + 2·10⁻⁴ α pᵀ H g. Where g
     lies in the kernel of H it gets stuck: a gradient-flat point. Roosta, Liu, Xu & Mahoney (2022), "Newton-MR: inexact
     Newton method with minimum residual sub-problem solver".
     """
@@ -136,12 +136,12 @@ def newton_mr(*, tol: float = 1e-3, max_products: int | None = None) -> Method:
 
     def move(surface: Surface, at: Iterate, memory: Memory, key: jax.Array) -> Moved:
         apply = surface.product(at.theta)
-        most = min(2 * at.theta.size, 500) if max_products is None else max_products
+        most = min(at.theta.size, 500) if max_products is None else max_products
         p = minres(apply, -at.grad, tol=tol, max_steps=most, reach=reach(at.theta), go_beyond=False).within
         new, _, good = _backtrack(surface, at, p, _half_square, jnp.vdot(at.grad, apply(p)))
         return new, memory, ~good
 
-    return Method(_nothing, move, segment=4)
+    return Method(_nothing, move, segment=5)
 
 
 def newton_cg(*, tol: float = 1e-2, max_products: int | None = None) -> Method:
@@ -162,7 +162,7 @@ def newton_cg(*, tol: float = 1e-2, max_products: int | None = None) -> Method:
         new, _, good = _backtrack(surface, at, p, _loss, jnp.vdot(at.grad, p))
         return new, memory, ~good
 
-    return Method(_nothing, move, segment=4)
+    return Method(_nothing, move, segment=5)
 
 
 def gradient_norm() -> Method:
@@ -200,7 +200,7 @@ def newton() -> Method:
         new, _, good = _backtrack(surface, at, vectors @ (share * modes), _half_square, slope)
         return new, memory, ~good
 
-    return Method(_nothing, move, segment=4)
+    return Method(_nothing, move, segment=5)
 
 
 def reach(theta: jax.Array) -> jax.Array:
@@ -256,7 +256,7 @@ def trust_region(*, radius: float = 1.0) -> Method:
         following = jnp.where(good & (gain >= 0.25), grown, jnp.minimum(length, memory) / 4)
         return _choose(good, new, at), following, _collapsed(following, at) | (predicted <= 0)
 
-    return Method(lambda at: jnp.asarray(radius, at.loss.dtype), move, segment=4)
+    return Method(lambda at: jnp.asarray(radius, at.loss.dtype), move, segment=5)
 
 
 def _collapsed(radius: jax.Array, at: Iterate) -> jax.Array:
@@ -345,7 +345,7 @@ def eigenvector_following(
         least = jnp.minimum(slope, memory.least)
         return _choose(good, new, at), _Followed(delta, followed, memory.size, memory.loss, least, since), stuck
 
-    return Method(start, move, segment=4)
+    return Method(start, move, segment=5)
 
 
 def saddle_free(*, radius: float = 0.1) -> Method:

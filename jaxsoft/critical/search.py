@@ -233,7 +233,7 @@ class _Newton(NamedTuple):
 
 def newton_steps(surface: Surface, at: Iterate) -> tuple[Solution, jax.Array]:
     """The Newton step from here, and whether three in a row lower both the loss and ‖g‖ and do not become shorter."""
-    most, eps = min(4 * at.theta.size, VERDICT_PRODUCTS), jnp.finfo(at.loss.dtype).eps
+    most, eps = min(at.theta.size, VERDICT_PRODUCTS), jnp.finfo(at.loss.dtype).eps
     tol = min(1e-6, float(eps) ** 0.5)  # curvatures below √ε ‖H‖ count as none, as in an inertia
 
     def newton(n: _Newton) -> _Newton:
@@ -255,16 +255,16 @@ def newton_steps(surface: Surface, at: Iterate) -> tuple[Solution, jax.Array]:
     return steps.first, steps.falls
 
 
-def norms(surface: Surface, theta: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """‖H_i‖ of every row of H, ‖H‖_F, and ‖H(θ + 4 p) - H(θ)‖_F, ‖H‖_F where that is no number; 8 random products."""
-    probes = jax.random.normal(jax.random.key(0), (PROBES, theta.size), theta.dtype)
+def norms(here: Flat, beyond: Flat, like: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """‖H_i‖ of every row of H, ‖H‖_F, and ‖H' - H‖_F, ‖H‖_F where that is no number; 8 random products with each.
 
-    def images(theta: jax.Array) -> jax.Array:
-        return jax.vmap(surface.product(theta))(probes)
-
-    here, beyond = jax.lax.map(images, jnp.stack([theta, theta + 4 * p]))
-    rows = jnp.sqrt(jnp.mean(jnp.square(here), axis=0))
-    norm, drift = jnp.linalg.norm(rows), jnp.sqrt(jnp.mean(jnp.sum(jnp.square(beyond - here), axis=1)))
+    here, beyond: v -> H v and v -> H' v, for vectors like ``like`` (P,).
+    """
+    probes = jax.random.normal(jax.random.key(0), (PROBES, like.size), like.dtype)
+    images = jax.vmap(here)(probes)
+    change = jax.vmap(beyond)(probes) - images
+    rows = jnp.sqrt(jnp.mean(jnp.square(images), axis=0))
+    norm, drift = jnp.linalg.norm(rows), jnp.sqrt(jnp.mean(jnp.sum(jnp.square(change), axis=1)))
     return rows, norm, jnp.where(jnp.isfinite(drift), drift, norm)
 
 
@@ -295,15 +295,18 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     """
     first, falls = newton_steps(surface, at)
     p, tiny = first.x, jnp.finfo(at.loss.dtype).tiny
-    rows, norm, drift = norms(surface, at.theta, p)
+    apply = surface.product(at.theta)
+    rows, norm, drift = norms(apply, surface.product(at.theta + 4 * p), p)
     slope, size, length = jnp.linalg.norm(at.grad), jnp.linalg.norm(at.theta), jnp.linalg.norm(p)
     flatness = first.residual / jnp.maximum(norm * length + slope, tiny)
-    left = at.grad + surface.product(at.theta)(first.within)
+    left = at.grad + apply(first.within)
     kernel = jnp.linalg.norm(left) / jnp.maximum(slope, tiny)
     small, near, flat = slope <= tol, length <= NEAR * reach(at.theta), (flatness > FLAT) | (kernel > FLAT)
     rounding = jnp.all(jnp.abs(at.grad) <= ROUNDING * jnp.finfo(at.loss.dtype).eps * rows * jnp.maximum(size, 1))
     critical = near & jnp.where(rounding, small | ~flat, small & ~flat & ~falls)
-    endless = (falls | flat | small) & descends_for_ever(surface, at, p)
+    endless = jax.lax.cond(
+        ~critical & (falls | flat | small), lambda: descends_for_ever(surface, at, p), lambda: jnp.zeros((), jnp.bool_)
+    )
     ended = jnp.where(stuck | ~jnp.isfinite(slope), FAILED, MAX_STEPS)
     code = jnp.select([critical, endless, flat], [CRITICAL, DIVERGING_TO_INFINITY, GRADIENT_FLAT], ended)
     return Verdict(code.astype(jnp.int32), flatness, kernel, length, norm, drift)
