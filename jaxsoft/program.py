@@ -49,7 +49,7 @@ class Lane(NamedTuple, Generic[State]):
 
 
 class Outcome(NamedTuple):
-    """A lane as it stands: its status if it ended here, and what its process says of the state, ``final`` at the end."""
+    """A lane as it stands: its status if it ended here, and what its process says of it; ``final`` if it has ended."""
 
     status: jax.Array
     record: Records

@@ -53,11 +53,11 @@ def minres(
 
     Stops where the residual r has ‖r‖ <= tol ‖b‖; where ‖A r‖ <= max(tol, √ε) ‖A‖ ‖r‖, so that what is left of b lies
     outside the range of A and x is a least-squares solution; before a step along w with ‖A w‖ <= ε^¾ ‖A‖ ‖w‖, which
-    would follow the rounding of b into the kernel; after ``max_steps`` products, or P of them; or, without ``go_beyond``, where the
-    iterates leave the ball ‖x‖ <= ``reach``. Paige & Saunders (1975), "Solution of sparse indefinite systems
-    of linear equations": Lanczos' A V_k = V_{k+1} T, Givens rotations that turn T into an upper triangle R, and one
-    direction of W = V R⁻¹ a step. The basis V is kept and each vector orthogonalised against all of it, as an
-    inconsistent system is recognised only by an orthogonal basis: (max_steps, P) numbers.
+    would follow the rounding of b into the kernel; after ``max_steps`` products, or P of them; or, without
+    ``go_beyond``, where the iterates leave the ball ‖x‖ <= ``reach``. Paige & Saunders (1975), "Solution of sparse
+    indefinite systems of linear equations": Lanczos' A V_k = V_{k+1} T, Givens rotations that turn T into an upper
+    triangle R, and one direction of W = V R⁻¹ a step. The basis V is kept and each vector orthogonalised against all of
+    it, as an inconsistent system is recognised only by an orthogonal basis: (max_steps, P) numbers.
     """
     max_steps = min(max_steps, b.size)
     dtype = b.dtype
