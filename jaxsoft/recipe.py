@@ -313,7 +313,8 @@ def _own(config: Diagnose) -> tuple[Callable[[Params], jax.Array], Params]:
     init = None if config.init is None else _named("init", config.init)
     if isinstance(loss, Problem):
         loss, init = loss.loss, init or loss.init
-    like = None if init is None else _user(f"init: {config.init}", jax.eval_shape, init, jax.eval_shape(_key))
+    asked = f"init: expected a function of a key that returns parameters, {config.init} fails"
+    like = None if init is None else _user(asked, jax.eval_shape, init, jax.eval_shape(_key))
     assert config.params is not None
     found = checkpoint.load(config.params, like)
     for name, leaf in checkpoint.paths(found).items():

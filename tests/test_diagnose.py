@@ -305,7 +305,10 @@ def test_the_command_line_on_a_model_of_ones_own(tmp_path, monkeypatch, capsys):
         (["stuck_net:asserts", "--params", "a.npz"], "params: stuck_net:asserts fails on the arrays a in nested"),
         (["stuck_net:raises", "--params", "a.npz"], "(RuntimeError: never)"),
         (["stuck_net:late", "--params", "a.npz"], "target: stuck_net:late fails"),
-        (["stuck_net:loss", "--params", "p.npz", "--init", "stuck_net:raises"], "init: stuck_net:raises"),
+        (
+            ["stuck_net:loss", "--params", "p.npz", "--init", "stuck_net:raises"],
+            "init: expected a function of a key that returns parameters, stuck_net:raises fails",
+        ),
         (["stuck_net:bowl", "--params", "words.npz"], "words.npz: expected arrays of floats, got <U1 in a"),
         (["stuck_net:bowl", "--params", "b.npz"], "KeyError: 'a'"),
         (["stuck_net:bowl", "--params", "nan.npz"], "params: expected a finite loss there, got nan"),

@@ -37,7 +37,7 @@ from jaxsoft.plateau.escape import watched as watched_runs
 
 NONE, PLATEAU, TAIL, STALL = 0, 1, 2, 3
 KINDS = ("none", "plateau", "tail", "stall")
-LANES = 8192  # at once: their working set stays in the cache
+LANES = 2048  # at once: fewer cost more passes over the records, more leave the cache
 
 
 class Plateaus(NamedTuple):
