@@ -6,18 +6,20 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from jaxsoft import style
+from jaxsoft import checks, style
 from jaxsoft.critical import CriticalPoint, SaddleGraph
 
 
 def index_against_loss(points: CriticalPoint, *, parameters: int, ax: Axes | None = None) -> Axes:
     """The share α = index / P of negative curvatures at every end of a search; only filled dots are critical points."""
+    checks.count("parameters", parameters)
+    if points.inertia is None:
+        raise ValueError("points: expected searches with certify=True, got some without an index")
     ax = style.axes(ax)
-    assert points.inertia is not None
-    share = np.asarray(points.inertia.negative) / parameters
-    critical = points.status == "critical"
-    ax.plot(share[~critical], points.loss[~critical], "o", mfc="none", color="0.6", ms=4, mew=0.8, label="other ends")
-    ax.plot(share[critical], points.loss[critical], "o", color=style.style(0).color, ms=4, label="critical points")
+    share, loss = np.atleast_1d(points.inertia.negative) / parameters, np.atleast_1d(points.loss)
+    critical = np.atleast_1d(points.status) == "critical"
+    ax.plot(share[~critical], loss[~critical], "o", mfc="none", color="0.6", ms=4, mew=0.8, label="other ends")
+    ax.plot(share[critical], loss[critical], "o", color=style.style(0).color, ms=4, label="critical points")
     ax.set(xlabel="index / number of parameters", ylabel="loss (nats)")
     ax.legend(frameon=False)
     return ax

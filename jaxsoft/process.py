@@ -113,7 +113,9 @@ def points_of(argument: str, points: Params) -> tuple[int, Params]:
 
     lengths = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(points)}
     if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(f"{argument}: expected the same number of points in every leaf, got {sorted(lengths)}")
+        raise ValueError(
+            f"{argument}: expected the same number of points, at least one, in every leaf, got {sorted(lengths)}"
+        )
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), points)
     return lengths.pop(), one
 

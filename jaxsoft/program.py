@@ -1,9 +1,9 @@
 """One kind of process as compiled programs: many lanes side by side, in segments, on every device.
 
 A lane knows nothing of the others. Lanes are vmapped in blocks whose working set fits the cache, one block on each
-device; a block's width never changes, so a lane's numbers do not depend on how many lanes there are. Where a lane
-decomposes matrices on a CPU, the lanes of a block run one after the other: LAPACK gains nothing from a batch, and
-before jaxlib 0.12 batches on several devices wait for each other for ever.
+device; a block's width never changes, so a lane's numbers do not depend on how many lanes there are, from two on. Where
+a lane decomposes matrices on a CPU, the lanes of a block run one after the other: LAPACK gains nothing from a batch,
+and before jaxlib 0.12 batches on several devices wait for each other for ever.
 """
 
 from __future__ import annotations

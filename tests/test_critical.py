@@ -370,7 +370,7 @@ def test_what_does_not_fit_is_named(x64, change, message):
 
 
 def test_starts_and_saddles_that_do_not_fit_are_named(x64):
-    with pytest.raises(ValueError, match="starts: expected the same number of points in every leaf"):
+    with pytest.raises(ValueError, match="starts: expected the same number of points, at least one, in every leaf"):
         critical.find_all(lambda p: jnp.sum(p[0]) + jnp.sum(p[1]), (jnp.ones((3, 2)), jnp.ones((2, 2))))
     with pytest.raises(TypeError, match="loss: expected one real number"):
         critical.find(lambda p: p, jnp.ones(2))
@@ -382,3 +382,22 @@ def test_starts_and_saddles_that_do_not_fit_are_named(x64):
         critical.saddle_graph(wells, jnp.ones(2))
     with pytest.raises(ValueError, match="index: expected an integer >= 0"):
         critical.eigenvector_following(-1)
+    with pytest.raises(ValueError, match="index: expected an integer >= 0, got -1"):
+        critical.eigenvector_following(jnp.array(-1))
+    with pytest.raises(TypeError, match="index: expected an integer >= 0, got"):
+        critical.eigenvector_following(jnp.array([0, 1]))
+    with pytest.raises(TypeError, match="starts: expected arrays of floats, got int"):
+        critical.find_all(wells, jnp.ones((3, 2), int))
+    with pytest.raises(TypeError, match="params: expected arrays of floats, got str"):
+        critical.find(wells, "abc")
+    for maker in (critical.newton, critical.eigenvector_following, critical.METHODS["saddle_free"]):
+        with pytest.raises(TypeError, match=f"the function that makes one: {maker.__name__}"):
+            critical.find_all(wells, jnp.ones((3, 2)), maker)
+    with pytest.raises(TypeError, match=r"method: expected a function that returns a Method, got one .* 'newton'"):
+        critical.find_all(wells, jnp.ones((3, 2)), lambda i: "newton")
+    with pytest.raises(TypeError, match="init: expected a function of a key"):
+        critical.make_search(wells, 3)
+    with pytest.raises(TypeError, match=r"symmetry: expected a Symmetry, got str"):
+        critical.saddle_graph(wells, jnp.ones(2), symmetry="odd")
+    with pytest.raises(TypeError, match="saddle: expected arrays of floats"):
+        critical.saddle_graph(wells, [1])

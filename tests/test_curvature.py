@@ -883,7 +883,7 @@ def test_points_that_are_not_there(x64):
     ds = sweep.run(evaluated, {"point": [0, 3, 4, -1, 1.4]}, seed=0, steps=1)
     assert ds["status"].to_numpy().tolist() == [CONVERGED, CONVERGED, DIVERGED, DIVERGED, DIVERGED]
     np.testing.assert_array_equal(ds["final_twice"][:2], [0, 6])
-    with pytest.raises(ValueError, match="points: expected the same number of points in every leaf"):
+    with pytest.raises(ValueError, match="points: expected the same number of points, at least one, in every leaf"):
         process.evaluate(lambda p: {"x": p[0]}, (jnp.zeros(4), jnp.zeros(2)))
     with pytest.raises(TypeError, match="measure: expected a dict of arrays by name, got an array"):
         process.evaluate(lambda p: 3.0, points)

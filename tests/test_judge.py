@@ -19,6 +19,39 @@ def test_a_minimum_at_infinity_is_none_however_long_the_other_parameters_are(x64
     assert found.distance == pytest.approx(1.0, abs=1e-6)
 
 
+CLIMBS = {  # the loss rises for ever, and ever more slowly, in x: Newton's steps lead up, as long as the last one
+    "beside a long parameter": (lambda x: -jax.nn.softplus(-x[0]) + 0.5 * (x[1] - 300) ** 2, [1.0, 0.5]),
+    "steep": (lambda x: -jax.nn.softplus(-50 * x[0]) + 0.5 * (x[1] - 3) ** 2, [0.1, 0.5]),
+    "steep tanh": (lambda x: jnp.tanh(50 * x[0]) + 0.5 * (x[1] - 3) ** 2, [0.1, 0.5]),
+    "a gradient whose square underflows": (lambda x: -jnp.exp(-(x[0] ** 2)) + x[1] ** 2, [20.0, 0.5]),
+}
+
+
+@pytest.mark.parametrize("case", CLIMBS)
+def test_a_way_up_that_never_ends_is_no_critical_point(x64, case):
+    loss, start = CLIMBS[case]
+    for method in ("newton", "newton_mr", "trust_region"):
+        assert critical.find(loss, jnp.array(start), method).status != "critical"
+
+
+def test_what_is_not_finite_is_no_critical_point(x64):
+    def well(x):
+        return jnp.sum((x**2 - 1) ** 2)
+
+    starts = jnp.array([[1e200, 1.0], [1.5, 0.5], [1.0, 1e120]])
+    found = critical.find_all(well, starts, "newton_mr")
+    assert list(found.status) == ["failed", "critical", "failed"]
+    steep = critical.find(lambda x: x[0] * jnp.exp(-x[0]) + 0.5 * x[1] ** 2, jnp.array([0.0, 1.0]), "newton_cg")
+    assert steep.status != "critical"
+
+
+@pytest.mark.parametrize("y", [1e-3, 1.0])
+def test_a_way_to_infinity_is_seen_beside_another_parameter_that_has_not_quite_arrived(x64, y):
+    """tanh x falls to the left; ½ y² has arrived but for rounding."""
+    for loss, x in ((lambda x: jnp.tanh(x[0]) + 0.5 * x[1] ** 2, -2.0), (lambda x: 1 / x[0] + 0.5 * x[1] ** 2, 5.0)):
+        assert critical.find(loss, jnp.array([x, y]), "newton_cg").status == "diverging_to_infinity"
+
+
 @pytest.mark.parametrize("power", [2, 4, 6, 8])
 def test_a_flat_minimum_is_critical_from_either_side(x64, power):
     starts = jnp.array([[0.5, 0.3], [1.5, 0.3]])

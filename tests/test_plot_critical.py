@@ -38,3 +38,8 @@ def test_index_against_loss_tells_critical_points_from_other_ends(graph):
     others, criticals = ax.get_lines()
     assert (len(others.get_xdata()), len(criticals.get_xdata())) == (4, 5)
     assert set(np.asarray(criticals.get_xdata())) == {0.0, 1.0}
+
+
+def test_ends_without_an_index_are_refused(graph):
+    with pytest.raises(ValueError, match="points: expected searches with certify=True"):
+        plot_critical.index_against_loss(graph.points._replace(inertia=None), parameters=2)

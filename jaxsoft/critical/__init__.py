@@ -27,7 +27,7 @@ from jaxsoft.critical.methods import (
 )
 from jaxsoft.critical.path import make_path
 from jaxsoft.critical.points import CriticalPoint, find, find_all, from_dataset
-from jaxsoft.critical.search import VERDICTS, Verdict, judge, make_search
+from jaxsoft.critical.search import VERDICTS, make_search
 
 __all__ = [
     "METHODS",
@@ -35,13 +35,11 @@ __all__ = [
     "CriticalPoint",
     "Method",
     "SaddleGraph",
-    "Verdict",
     "eigenvector_following",
     "find",
     "find_all",
     "from_dataset",
     "gradient_norm",
-    "judge",
     "make_path",
     "make_search",
     "newton",

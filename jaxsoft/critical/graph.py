@@ -14,7 +14,7 @@ from jaxsoft import checks
 from jaxsoft.critical.methods import Method, eigenvector_following
 from jaxsoft.critical.points import CriticalPoint, find_all
 from jaxsoft.curvature import hessian
-from jaxsoft.curvature.products import Composite, Loss, Params
+from jaxsoft.curvature.products import Composite, Loss, Params, check
 from jaxsoft.symmetry import Symmetry, distinct
 
 SAME = 1e-4  # points so near, relative to max(1, ‖θ‖), are one: searches end far closer to theirs
@@ -75,6 +75,9 @@ def saddle_graph(
     checks.count("ways", ways)
     checks.positive("step", step)
     checks.count("most", most)
+    check(loss, saddle, "saddle")
+    if symmetry is not None and not isinstance(symmetry, Symmetry):
+        raise TypeError(f"symmetry: expected a Symmetry, got {type(symmetry).__name__}")
     if symmetry is None:
         known = loss.symmetry if isinstance(loss, Composite) else None
         symmetry = Symmetry("none", False) if known is None else known

@@ -309,14 +309,18 @@ def eigenvector_following(
     whose two shifts of P-RFO the trust region replaces; Wales (1994), "Rearrangements of 55-atom Lennard-Jones and
     (C60)55 clusters", for any index.
     """
-    if not isinstance(index, jax.Array):
-        checks.count("index", index, at_least=0)
+    if not checks.traced(index):
+        plain = index.item() if isinstance(index, jax.Array) and index.ndim == 0 else index
+        index = checks.count("index", plain, at_least=0)
+    if directions is not None:
+        directions = jnp.asarray(directions)
     checks.positive("radius", radius)
     checks.positive("farthest", farthest)
 
     def start(at: Iterate) -> _Followed:
         never, now = jnp.full((), jnp.inf, at.loss.dtype), jnp.zeros((), jnp.int32)
-        return _Followed(jnp.asarray(radius, at.loss.dtype), directions, reach(at.theta), at.loss, never, now)
+        followed = None if directions is None else directions.astype(at.theta.dtype)
+        return _Followed(jnp.asarray(radius, at.loss.dtype), followed, reach(at.theta), at.loss, never, now)
 
     def move(surface: Surface, at: Iterate, memory: _Followed, key: jax.Array) -> Moved:
         size, delta = at.theta.size, memory.radius

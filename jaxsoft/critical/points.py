@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsoft import checks, process, sweep
 from jaxsoft.critical.methods import Method
-from jaxsoft.critical.search import CRITICAL, FAILED, VERDICTS, as_method, ground, search_on
+from jaxsoft.critical.search import CRITICAL, FAILED, MAKERS, VERDICTS, as_method, ground, search_on
 from jaxsoft.curvature import Inertia, inertia
 from jaxsoft.curvature.products import Loss, Params, check
 from jaxsoft.process import DIVERGED, Process
@@ -27,11 +27,11 @@ class CriticalPoint(NamedTuple):
     """The end of a search, or of n searches: then every array has n entries, and ``params`` n points on each leaf.
 
     params: θ. loss, grad_norm: L(θ) and ‖∇L(θ)‖₂. status: "critical", "gradient_flat", "diverging_to_infinity",
-    "max_steps" or "failed" (see ``judge``); only the first is a critical point. steps: taken. flatness, kernel: Frye's
-    r, and ρ, the share of the gradient that no step within 1 + ‖θ‖ cancels. distance: ‖p‖, the length of the Newton
-    step that is left. inertia: the certified counts of curvatures, or None if they were not asked for; its band covers
-    how much they may change on the way that is left (see ``judge``), so that ``inertia.zero`` > 0 tells a degenerate
-    point; where rows of the Hessian are exactly zero their curvatures are counted in ``inertia.null``.
+    "max_steps" or "failed" (see ``search.judge``); only the first is a critical point. steps: taken. flatness, kernel:
+    Frye's r, and ρ, the share of the gradient that no step within 1 + ‖θ‖ cancels. distance: ‖p‖, the length of the
+    Newton step that is left. inertia: the certified counts of curvatures, or None if they were not asked for; its band
+    covers how much they may change on the way that is left (see ``search.judge``), so that ``inertia.zero`` > 0 tells a
+    degenerate point; where rows of the Hessian are exactly zero their curvatures are counted in ``inertia.null``.
     """
 
     params: Params
@@ -68,10 +68,10 @@ def find(
     >>> str(found.status), int(found.inertia.negative)
     ('critical', 1)
     """
+    check(loss, params)
     if not all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)):
         raise ValueError("params: expected a finite start, got NaN or infinity")
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
-    check(loss, params)
     ds, many = _search(loss, stacked, method, tol=tol, max_steps=max_steps, seed=seed)
     one = CriticalPoint(*(jax.tree.map(lambda leaf: leaf[0], field) for field in many))
     certificate = inertia(loss, one.params, band=_bands(ds)[0]) if certify else None
@@ -93,7 +93,7 @@ def find_all(
     """Search for critical points of ``loss`` from every one of n starts, in one compiled program.
 
     Args:
-        loss: ``loss(params) -> scalar``, twice differentiable; see ``judge`` for what is not.
+        loss: ``loss(params) -> scalar``, twice differentiable; see ``search.judge`` for what is not.
         starts: a pytree with n points along the first axis of every leaf.
         method: one of ``METHODS``; a ``Method`` with settings, like ``eigenvector_following(3)``; or a function of the
             start's number, a traced one, that returns a ``Method``, like ``lambda i: eigenvector_following(ks[i])``
@@ -136,14 +136,17 @@ def _search(
     loss: Loss, starts: Params, method: str | Method | MethodOf, *, tol: float | None, max_steps: int, seed: int,
     out: str | Path | None = None, progress: bool = False,
 ) -> tuple[xr.Dataset, CriticalPoint]:  # fmt: skip
-    if callable(method):
+    if callable(method) and method not in MAKERS:
         method_of = method
     else:
         chosen = as_method(method)
         method_of = lambda point: chosen  # noqa: E731
     checks.count("max_steps", max_steps)
     count, one = process.points_of("starts", starts)
+    check(loss, one, "starts")
     place = ground(loss, one, tol)
+
+    segment = _segment(method_of)
 
     def search(point: float | jax.Array) -> Process:
         number = jnp.asarray(point).astype(jnp.int32)
@@ -151,9 +154,18 @@ def _search(
 
     ds = sweep.run(
         search, {"point": range(count)}, seed=seed, steps=max_steps, record_every=max_steps, out=out,
-        segment=method_of(jnp.zeros((), jnp.int32)).segment, progress=progress,
+        segment=segment, progress=progress,
     )  # fmt: skip
     return ds, from_dataset(ds, one)
+
+
+def _segment(method_of: MethodOf) -> int | None:
+    """The segment of the methods for traced numbers, all alike; TypeError for what are none."""
+    made: list[object] = []
+    jax.eval_shape(lambda number: made.append(method_of(number)), jax.ShapeDtypeStruct((), jnp.int32))
+    if not isinstance(made[0], Method):
+        raise TypeError(f"method: expected a function that returns a Method, got one that returns {made[0]!r}")
+    return made[0].segment
 
 
 def _bands(ds: xr.Dataset) -> jax.Array:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxsoft import checks
-from jaxsoft.critical.methods import METHODS, Iterate, Memory, Method, Surface, reach
+from jaxsoft.critical.methods import METHODS, Iterate, Memory, Method, Surface, eigenvector_following, reach
 from jaxsoft.critical.minres import Solution, minres
 from jaxsoft.curvature.products import Composite, Flat, Loss, Params, check, hessian
 from jaxsoft.process import CONVERGED, RUNNING, Info, Process
 
+MAKERS = (*METHODS.values(), eigenvector_following)
 VERDICTS = ("critical", "gradient_flat", "diverging_to_infinity", "max_steps", "failed")
 CRITICAL, GRADIENT_FLAT, DIVERGING_TO_INFINITY, MAX_STEPS, FAILED = range(5)
 
@@ -60,10 +61,15 @@ class Verdict(NamedTuple):
     drift: jax.Array
 
 
-def as_method(method: str | Method) -> Method:
+def as_method(method: object) -> Method:
     """A method by name, or as it is."""
     if isinstance(method, Method):
         return method
+    for maker in MAKERS:
+        if method is maker:
+            raise TypeError(
+                f"method: expected a name or a Method, got the function that makes one: {maker.__name__}(...)"
+            )
     if not isinstance(method, str):
         raise TypeError(f"method: expected a name or a Method, got {type(method).__name__}")
     if method == "eigenvector_following":
@@ -118,6 +124,8 @@ def make_search(
     Raises TypeError for a loss that is not one real number or parameters that are not floats, ValueError for an unknown
     method or a tol that is not positive.
     """
+    if not callable(init):
+        raise TypeError(f"init: expected a function of a key that returns parameters, got {type(init).__name__}")
     like = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     return search_on(ground(loss, like, tol), init, as_method(method))
 
@@ -222,17 +230,22 @@ def descends_for_ever(surface: Surface, at: Iterate, toward: jax.Array) -> jax.A
 
 
 class _Newton(NamedTuple):
-    """Newton steps in a row: how many, where they led, the next, the first, whether they fall and do not shorten."""
+    """Newton steps in a row: how many, where they led, the next of them, the first.
+
+    falls: they lower the loss and ‖g‖, and none is shorter than the last. shorter: each is. ended: the next is none.
+    """
 
     count: jax.Array
     here: Iterate
     step: jax.Array
     first: Solution
     falls: jax.Array
+    shorter: jax.Array
+    ended: jax.Array
 
 
-def newton_steps(surface: Surface, at: Iterate) -> tuple[Solution, jax.Array]:
-    """The Newton step from here, and whether three in a row lower both the loss and ‖g‖ and do not become shorter."""
+def newton_steps(surface: Surface, at: Iterate) -> _Newton:
+    """The Newton step from here and those that follow, three at most."""
     most, eps = min(at.theta.size, VERDICT_PRODUCTS), jnp.finfo(at.loss.dtype).eps
     tol = min(1e-6, float(eps) ** 0.5)  # curvatures below √ε ‖H‖ count as none, as in an inertia
 
@@ -240,19 +253,21 @@ def newton_steps(surface: Surface, at: Iterate) -> tuple[Solution, jax.Array]:
         new = surface.at(n.here.theta + n.step)
         length = reach(new.theta)
         solved = minres(surface.product(new.theta), -new.grad, tol=tol, max_steps=most, reach=length)
-        size = jnp.linalg.norm(solved.x)
+        size, nothing, begins = jnp.linalg.norm(solved.x), jnp.sqrt(eps) * length, n.count == 0
         kept = jnp.where(jnp.linalg.norm(n.first.x) <= NEAR * reach(at.theta), HARDLY_SHORTER, SHORTER)
-        falls = (new.loss < n.here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(n.here.grad))
-        falls &= size > kept * jnp.linalg.norm(n.step)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
-        falls = jnp.where(n.count == 0, size > jnp.sqrt(eps) * length, falls)
-        first = jax.tree.map(lambda a, b: jnp.where(n.count == 0, a, b), solved, n.first)
-        return _Newton(n.count + 1, new, solved.x, first, falls)
+        long = size > kept * jnp.linalg.norm(n.step)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
+        lower = (new.loss < n.here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(n.here.grad))
+        falls = n.falls & (size > nothing) & (begins | (long & lower))
+        shorter = n.shorter & (begins | (size <= nothing) | (size <= kept * jnp.linalg.norm(n.step)))
+        first = jax.tree.map(lambda a, b: jnp.where(begins, a, b), solved, n.first)
+        return _Newton(n.count + 1, new, solved.x, first, falls, shorter, ~(size > nothing))
 
-    zero = jnp.zeros_like(at.theta)
+    def going(n: _Newton) -> jax.Array:
+        return (n.falls | n.shorter) & ~n.ended & (n.count <= STEPS)
+
+    zero, yes = jnp.zeros_like(at.theta), jnp.ones((), jnp.bool_)
     none = Solution(zero, jnp.zeros_like(at.loss), zero, jnp.zeros((), jnp.int32))
-    begin = _Newton(jnp.zeros((), jnp.int32), at, zero, none, jnp.ones((), jnp.bool_))
-    steps = jax.lax.while_loop(lambda n: n.falls & (n.count <= STEPS), newton, begin)
-    return steps.first, steps.falls
+    return jax.lax.while_loop(going, newton, _Newton(jnp.zeros((), jnp.int32), at, zero, none, yes, yes, ~yes))
 
 
 def norms(here: Flat, beyond: Flat, like: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -275,16 +290,19 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
 
     and ρ = ‖H p + g‖ / ‖g‖ for the longest such p within 1 + ‖θ‖, in this order:
 
-    critical: the critical point is near, ‖p‖ <= 0.01 (1 + ‖θ‖), and ‖g‖ <= tol, r <= 0.9, ρ <= 0.9, and the steps that
-    follow p become shorter. Where g is mere rounding, |g_i| <= 4 ε ‖H_i‖ max(‖θ‖, 1) for every row of H, those steps
-    are not asked for, and either ‖g‖ <= tol or r, ρ <= 0.9 is enough.
+    failed: the loss or ‖g‖ is not finite.
+    critical: the critical point is near, ‖p‖ <= 0.01 (1 + ‖θ‖), and ‖g‖ <= tol, r <= 0.9, ρ <= 0.9, and the three steps
+    that follow p become shorter, each at most 0.95 times the last, whether the loss falls or rises. Where g is mere
+    rounding, |g_i| <= 4 ε ‖H_i‖ max(‖θ‖, 1) for every row of H, those steps are not asked for, and either ‖g‖ <= tol or
+    r, ρ <= 0.9 is enough.
     diverging_to_infinity: a ray is found along which the loss falls for ever (``descends_for_ever``), and three Newton
     steps in a row lower both the loss and ‖g‖ and do not become shorter, or the end is gradient-flat, or ‖g‖ <= tol: on
     separable data the gradient vanishes only at infinity.
     gradient_flat: g lies in the kernel of H, r > 0.9 (Frye et al. 2021, "Critical point-finding methods reveal
     gradient-flat regions of deep network losses"), or nearly, ρ > 0.9: what would cancel it is farther away than θ is
     long. Curvatures below √ε ‖H‖ count as none.
-    failed: none of these, and stuck; max_steps: none of these, the search could have gone on.
+    failed: none of these, and stuck; max_steps: none of these, the search could have gone on, with more steps or, where
+    it stopped because ‖g‖ <= tol far from such a point, with a smaller tol.
 
     Where Newton's steps only shrink by a constant factor (a degenerate point, H singular there) 4 p reaches beyond the
     point, so that eigenvalues of H that vanish there are at most 2 ``drift`` here.
@@ -293,7 +311,8 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     zero gradient near it and ends as gradient_flat or failed, but for a search that lands on the kink itself, where
     automatic differentiation makes up a derivative.
     """
-    first, falls = newton_steps(surface, at)
+    steps = newton_steps(surface, at)
+    first, falls = steps.first, steps.falls
     p, tiny = first.x, jnp.finfo(at.loss.dtype).tiny
     apply = surface.product(at.theta)
     rows, norm, drift = norms(apply, surface.product(at.theta + 4 * p), p)
@@ -302,11 +321,19 @@ def judge(surface: Surface, at: Iterate, tol: float | jax.Array, stuck: jax.Arra
     left = at.grad + apply(first.within)
     kernel = jnp.linalg.norm(left) / jnp.maximum(slope, tiny)
     small, near, flat = slope <= tol, length <= NEAR * reach(at.theta), (flatness > FLAT) | (kernel > FLAT)
-    rounding = jnp.all(jnp.abs(at.grad) <= ROUNDING * jnp.finfo(at.loss.dtype).eps * rows * jnp.maximum(size, 1))
-    critical = near & jnp.where(rounding, small | ~flat, small & ~flat & ~falls)
-    endless = jax.lax.cond(
-        ~critical & (falls | flat | small), lambda: descends_for_ever(surface, at, p), lambda: jnp.zeros((), jnp.bool_)
+    flat |= (slope == 0) & jnp.any(at.grad != 0)  # ‖g‖² underflows
+    rounding = jnp.isfinite(norm) & jnp.all(
+        jnp.abs(at.grad) <= ROUNDING * jnp.finfo(at.loss.dtype).eps * rows * jnp.maximum(size, 1)
     )
-    ended = jnp.where(stuck | ~jnp.isfinite(slope), FAILED, MAX_STEPS)
-    code = jnp.select([critical, endless, flat], [CRITICAL, DIVERGING_TO_INFINITY, GRADIENT_FLAT], ended)
+    critical = near & jnp.where(rounding, small | ~flat, small & ~flat & steps.shorter)
+    # three steps on, what of p pointed elsewhere is gone
+    begin, toward = jax.tree.map(lambda a, b: jnp.where(falls, a, b), (steps.here, steps.step), (at, p))
+    endless = jax.lax.cond(
+        ~critical & (falls | flat | small),
+        lambda: descends_for_ever(surface, begin, toward),
+        lambda: jnp.zeros_like(falls),
+    )
+    broken = ~(jnp.isfinite(at.loss) & jnp.isfinite(slope))
+    ends = [FAILED, CRITICAL, DIVERGING_TO_INFINITY, GRADIENT_FLAT]
+    code = jnp.select([broken, critical, endless, flat], ends, jnp.where(stuck, FAILED, MAX_STEPS))
     return Verdict(code.astype(jnp.int32), flatness, kernel, length, norm, drift)

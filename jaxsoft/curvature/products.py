@@ -65,12 +65,12 @@ def value_and_grad(loss: Loss, params: Params) -> tuple[jax.Array, Params]:
     return jax.value_and_grad(loss)(params)
 
 
-def check(loss: Loss, params: Params) -> tuple[int, jnp.dtype]:
+def check(loss: Loss, params: Params, argument: str = "params") -> tuple[int, jnp.dtype]:
     """The number of parameters P and the type of their flat vector; raises for what has no Hessian."""
-    return examine(loss, params)[:2]
+    return examine(loss, params, argument)[:2]
 
 
-def examine(loss: Loss, params: Params) -> tuple[int, jnp.dtype, jnp.dtype]:
+def examine(loss: Loss, params: Params, argument: str = "params") -> tuple[int, jnp.dtype, jnp.dtype]:
     """``check``, and the least precise of the types of parameters and loss: its eps is what second derivatives are good
     to. A cast to less that the loss hides inside is not seen."""
     if not callable(loss):
@@ -81,10 +81,10 @@ def examine(loss: Loss, params: Params) -> tuple[int, jnp.dtype, jnp.dtype]:
             jnp.result_type(leaf) if hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number) else type(leaf).__name__
         )
         if got not in (jnp.float32, jnp.float64):
-            raise TypeError(f"params: expected arrays of floats, got {got}")
+            raise TypeError(f"{argument}: expected arrays of floats, got {got}")
     size = sum(math.prod(jnp.shape(leaf)) for leaf in leaves)
     if size == 0:
-        raise ValueError("params: expected at least one number, got none")
+        raise ValueError(f"{argument}: expected at least one number, got none")
     value = jax.eval_shape(loss, params)
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         got = f"{value.dtype} of shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
