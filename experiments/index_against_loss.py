@@ -1,7 +1,7 @@
 """Do critical points of a high loss have more ways down? With and without the ends that are no critical points.
 
     python -m experiments.index_against_loss --quick  # 2 min
-    python -m experiments.index_against_loss          # 5 min
+    python -m experiments.index_against_loss          # 6 min
     python -m experiments.index_against_loss --free   # 2 min
 
 Dauphin et al. (2014), "Identifying and attacking the saddle point problem in high-dimensional non-convex optimization",

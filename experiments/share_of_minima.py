@@ -1,7 +1,7 @@
 """How many of the critical points that searches find are minima, from 10 to 2,550 parameters?
 
     python -m experiments.share_of_minima --quick  # 3 min
-    python -m experiments.share_of_minima          # 30 min
+    python -m experiments.share_of_minima          # 35 min
 
 The lecture's picture: every one of the n curvatures at a critical point is a coin flip, so that it is a minimum with
 the chance 2^-n, and almost every point of zero gradient is a saddle. If the Hessian were a symmetric Gaussian matrix,

@@ -397,7 +397,7 @@ def test_starts_and_saddles_that_do_not_fit_are_named(x64):
         critical.find_all(wells, jnp.ones((3, 2)), lambda i: "newton")
     with pytest.raises(TypeError, match="init: expected a function of a key"):
         critical.make_search(wells, 3)
-    with pytest.raises(TypeError, match=r"symmetry: expected a Symmetry, got str"):
+    with pytest.raises(TypeError, match="symmetry: expected a Symmetry, got str"):
         critical.saddle_graph(wells, jnp.ones(2), symmetry="odd")
     with pytest.raises(TypeError, match="saddle: expected arrays of floats"):
         critical.saddle_graph(wells, [1])

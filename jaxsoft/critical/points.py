@@ -144,9 +144,7 @@ def _search(
     checks.count("max_steps", max_steps)
     count, one = process.points_of("starts", starts)
     check(loss, one, "starts")
-    place = ground(loss, one, tol)
-
-    segment = _segment(method_of)
+    place, segment = ground(loss, one, tol), _segment(method_of)
 
     def search(point: float | jax.Array) -> Process:
         number = jnp.asarray(point).astype(jnp.int32)

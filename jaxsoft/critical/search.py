@@ -255,10 +255,10 @@ def newton_steps(surface: Surface, at: Iterate) -> _Newton:
         solved = minres(surface.product(new.theta), -new.grad, tol=tol, max_steps=most, reach=length)
         size, nothing, begins = jnp.linalg.norm(solved.x), jnp.sqrt(eps) * length, n.count == 0
         kept = jnp.where(jnp.linalg.norm(n.first.x) <= NEAR * reach(at.theta), HARDLY_SHORTER, SHORTER)
-        long = size > kept * jnp.linalg.norm(n.step)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
+        limit = kept * jnp.linalg.norm(n.step)  # at a degenerate point near by, x⁶, a step is 0.8 of the last
         lower = (new.loss < n.here.loss) & (jnp.linalg.norm(new.grad) < 0.75 * jnp.linalg.norm(n.here.grad))
-        falls = n.falls & (size > nothing) & (begins | (long & lower))
-        shorter = n.shorter & (begins | (size <= nothing) | (size <= kept * jnp.linalg.norm(n.step)))
+        falls = n.falls & (size > nothing) & (begins | ((size > limit) & lower))
+        shorter = n.shorter & (begins | (size <= jnp.maximum(limit, nothing)))
         first = jax.tree.map(lambda a, b: jnp.where(begins, a, b), solved, n.first)
         return _Newton(n.count + 1, new, solved.x, first, falls, shorter, ~(size > nothing))
 
