@@ -46,12 +46,12 @@ def cost_and_grad(
     for number in reversed(range(len(layers))):
         # As an array of its own: fused into each of its uses, δ would be computed again for every one of them.
         layer, delta = layers[number], jax.lax.optimization_barrier(delta)
-        # h δᵀ and not δ hᵀ: with few outputs and many runs side by side, it is the quicker one.
-        weight = (inputs[number] @ delta.T).T.astype(layer.weight.dtype)
+        weight = (delta @ inputs[number].T).astype(layer.weight.dtype)
         bias = None if layer.bias is None else jnp.sum(delta, axis=1).astype(layer.bias.dtype)
         grads.insert(0, Layer(weight, bias))
         if number > 0:
-            (delta,) = slopes[number - 1](layer.weight.T @ delta)
+            # Wᵀ as an array of its own, too: products with a transposed left side take a slower way.
+            (delta,) = slopes[number - 1](jax.lax.optimization_barrier(layer.weight.T) @ delta)
     return cost, tuple(grads)
 
 

@@ -66,12 +66,12 @@ def _sum_of_others_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) ->
     return _sum_of_others(y), jnp.sum(dy, axis=-1, keepdims=True) - dy
 
 
-def _evaluate(z: jax.Array, y: jax.Array) -> Arrays:
+def _evaluate(z: jax.Array, y: jax.Array, axis: int = -1) -> Arrays:
     """L = (Σ y) log(1 + s) + Σ_k y_k (m - z_k) with 0 log 0 = 0, (...,), and p and q, in one pass over the classes."""
-    gap, e = exponentiate(z)
-    s, total, distance = add(e, y, y * jnp.where(y == 0, 0, -gap))
+    gap, e = exponentiate(z, axis)
+    s, total, distance = add(e, y, y * jnp.where(y == 0, 0, -gap), axis=axis)
     loss = total * jnp.log1p(s) + distance
-    return loss[..., 0], *divide(e, s)
+    return jnp.squeeze(loss, axis), *divide(e, s)
 
 
 @jax.custom_jvp
@@ -101,6 +101,11 @@ _loss.defjvp(_loss_jvp, symbolic_zeros=True)
 @jax.custom_jvp
 def _gradient(z: jax.Array, y: jax.Array, others: jax.Array) -> jax.Array:
     _, p, q = _evaluate(z, y)
+    return _difference(p, q, y, others)
+
+
+def _difference(p: jax.Array, q: jax.Array, y: jax.Array, others: jax.Array) -> jax.Array:
+    """The lecture's ŷ - y, without cancellation at the label."""
     return p * others - y * q
 
 
@@ -158,11 +163,11 @@ def _checked_weights(weights: ArrayLike, classes: int) -> jax.Array:
     return array
 
 
-def _one_hot(labels: jax.Array, classes: int, dtype: jnp.dtype) -> jax.Array:
-    """One-hot rows; NaN for a label outside [0, C), which would otherwise pass as a loss of 0."""
+def _one_hot(labels: jax.Array, classes: int, dtype: jnp.dtype, axis: int = -1) -> jax.Array:
+    """One-hot along this axis; NaN for a label outside [0, C), which would otherwise pass as a loss of 0."""
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # so that C fits into the type
     valid = (labels >= 0) & (labels < classes)
-    return jnp.where(valid[..., None], jax.nn.one_hot(labels, classes, dtype=dtype), jnp.nan)
+    return jnp.where(jnp.expand_dims(valid, axis), jax.nn.one_hot(labels, classes, dtype=dtype, axis=axis), jnp.nan)
 
 
 def _examples(logits: ArrayLike, labels: ArrayLike, weights: Maybe, smoothing: Number, mask: Maybe) -> _Examples:
@@ -234,15 +239,40 @@ def cross_entropy_grad(
     return _gradient(z, y, others)
 
 
-def cross_entropy_and_grad(
-    logits: ArrayLike, labels: ArrayLike, *, weights: Maybe = None, smoothing: Number = 0.0, mask: Maybe = None
-) -> tuple[jax.Array, jax.Array]:
-    """``cross_entropy`` (...,) and ``cross_entropy_grad`` (..., C) of each example, compiled into one pass.
+def cross_entropy_and_grad(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """``cross_entropy`` (n,) and ``cross_entropy_grad`` (C, n) of examples in columns, in one pass, for training.
 
-    Takes and raises what ``cross_entropy`` does.
+    Logits are columns (C, n), as in the lecture, and labels integers (n,). Raises what ``cross_entropy`` does.
+
+    >>> loss, gradient = cross_entropy_and_grad(jnp.log(jnp.array([[0.3], [0.2], [0.1], [0.4]])), jnp.array([1]))
+    >>> [round(float(g), 4) for g in gradient[:, 0]]
+    [0.3, -0.8, 0.1, 0.4]
     """
-    z, y, others, _ = _examples(logits, labels, weights, smoothing, mask)
-    return _loss(z, y, others), _gradient(z, y, others)
+    z = as_logits("logits", logits)
+    given = jnp.asarray(labels)
+    if z.ndim != 2 or given.shape != z.shape[1:] or not jnp.issubdtype(given.dtype, jnp.integer):
+        raise ValueError(
+            "labels: expected integers of shape (n,) for logits in columns (C, n), "
+            f"got {given.dtype} of shape {given.shape} for logits of shape {z.shape}"
+        )
+    _check_range(labels, len(z), None)
+    return _columns(z, _one_hot(given, len(z), z.dtype, axis=0))
+
+
+@jax.custom_jvp
+def _columns(z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The loss (n,) and ∂L/∂z (C, n) of columns with one label each."""
+    loss, p, q = _evaluate(z, y, axis=0)
+    return loss, _difference(p, q, y, 1 - y)
+
+
+@_columns.defjvp
+def _columns_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    (z, y), (dz, _) = primals, tangents
+    loss, gradient = _columns(z, y)
+    return (loss, gradient), (jnp.sum(gradient * dz, axis=0), jacobian_product(z.T, dz.T).T)
 
 
 def cross_entropy_hessian(

@@ -60,11 +60,13 @@ def turned_non_finite(old: object, new: object) -> jax.Array:
     """Whether any number became NaN, or went from finite to infinite."""
 
     def bad(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.any(jnp.isnan(b) | (jnp.isinf(b) & jnp.isfinite(a)))
+        return jnp.isnan(b) | (jnp.isinf(b) & jnp.isfinite(a))
 
-    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
-    flags = [bad(a, b) for a, b in pairs if jnp.issubdtype(b.dtype, jnp.inexact)]
-    return functools.reduce(jnp.logical_or, flags, jnp.zeros((), jnp.bool_))
+    found: dict[tuple[int, ...], jax.Array] = {}  # by shape: what moments and gradient have in one place is asked once
+    for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+        if jnp.issubdtype(b.dtype, jnp.inexact):
+            found[b.shape] = found.get(b.shape, False) | bad(a, b)
+    return functools.reduce(jnp.logical_or, map(jnp.any, found.values()), jnp.zeros((), jnp.bool_))
 
 
 def build(process: Factory | Process, block: Block, numbers: Numbers) -> Process:

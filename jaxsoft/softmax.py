@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-# Up to so many classes, sums and maxima are written out, class by class. The compiler then makes one vectorised loop of
-# the whole layer; its own reductions over a short axis take several times as long. With many more terms of one size,
-# float32 would lose a digit that the tree sums of ``jnp.sum`` keep.
-_FEW = 16
+# Up to so many classes along this axis, sums and maxima are written out, class by class. The compiler then makes one
+# vectorised loop of the whole layer; its own reductions over a short last axis take several times as long. With many
+# more terms of one size, float32 would lose a digit that the tree sums of ``jnp.sum`` keep.
+_FEW = {-1: 16, 0: 4}
 
 
 class Probabilities(NamedTuple):
@@ -52,35 +52,35 @@ def as_logits(argument: str, z: ArrayLike) -> jax.Array:
     return z
 
 
-def _total(x: jax.Array) -> jax.Array:
-    if x.shape[-1] <= _FEW and x.dtype.itemsize >= 4:
-        return functools.reduce(jax.lax.add, _classes(x))
-    return jnp.sum(x, axis=-1, keepdims=True)
+def _total(x: jax.Array, axis: int = -1) -> jax.Array:
+    if x.shape[axis] <= _FEW[axis] and x.dtype.itemsize >= 4:
+        return functools.reduce(jax.lax.add, _classes(x, axis))
+    return jnp.sum(x, axis=axis, keepdims=True)
 
 
-def _largest(x: jax.Array) -> jax.Array:
-    if x.shape[-1] <= _FEW:
-        return functools.reduce(jax.lax.max, _classes(x))
-    return jnp.max(x, axis=-1, keepdims=True)
+def _largest(x: jax.Array, axis: int) -> jax.Array:
+    if x.shape[axis] <= _FEW[axis]:
+        return functools.reduce(jax.lax.max, _classes(x, axis))
+    return jnp.max(x, axis=axis, keepdims=True)
 
 
-def _classes(x: jax.Array) -> list[jax.Array]:
-    """x (..., C) class by class, each (..., 1)."""
-    return [x[..., k : k + 1] for k in range(x.shape[-1])]
+def _classes(x: jax.Array, axis: int) -> list[jax.Array]:
+    """x class by class: each of (..., C) as (..., 1), of columns (C, n) as (1, n)."""
+    return jnp.split(x, x.shape[axis], axis)
 
 
-def exponentiate(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Step 1: the gaps z - max z <= 0 and e = exp(z - max z) in [0, 1], each (..., C)."""
-    gap = z - _largest(z)
+def exponentiate(z: jax.Array, axis: int = -1) -> tuple[jax.Array, jax.Array]:
+    """Step 1: the gaps z - max z <= 0 and e = exp(z - max z) in [0, 1], each (..., C); axis 0: of columns (C, n)."""
+    gap = z - _largest(z, axis)
     return gap, jnp.exp(gap)
 
 
-def add(e: jax.Array, *more: jax.Array) -> tuple[jax.Array, ...]:
+def add(e: jax.Array, *more: jax.Array, axis: int = -1) -> tuple[jax.Array, ...]:
     """Step 2: s = Σ e - 1, the sum over all classes but one at the top, and the sums of ``more``, each (..., 1).
 
     Below 2 the total holds a single 1, so that s is the sum of the rest; from 2 on, the subtraction loses nothing.
     """
-    total, rest, *others = map(_total, (e, jnp.where(e == 1, 0, e), *more))
+    total, rest, *others = (_total(x, axis) for x in (e, jnp.where(e == 1, 0, e), *more))
     return jnp.where(total < 2, rest, total - 1), *others
 
 

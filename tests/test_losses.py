@@ -99,6 +99,39 @@ def test_every_component_keeps_its_digits_in_every_mode(classes, label, dtype):
             assert relative(got[i], mixed_product, scale) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("classes", [1, 2, 4, 5, 40])
+def test_examples_in_columns_keep_their_digits(classes, dtype):
+    """Loss and gradient of columns, whatever the label, and the derivatives of both; a class alone has a loss of 0."""
+    labels = jnp.arange(classes)
+    both, direction = jax.jit(losses.cross_entropy_and_grad), np.eye(classes, dtype=dtype)[0]
+    for gap in GAPS[dtype]:
+        z = logits_with_gap(gap, classes, dtype)
+        columns = jnp.tile(jnp.asarray(z)[:, None], classes)
+        loss, gradient = both(columns, labels)
+        _, (loss_slope, gradient_slope) = jax.jvp(
+            lambda v: both(v, labels), (columns,), (jnp.tile(jnp.asarray(direction)[:, None], classes),)
+        )
+        for label in range(classes):
+            exact_loss, exact, product, _ = truth(z, label, direction)
+            assert relative(loss[label], [exact_loss]) < TOLERANCE[dtype]
+            assert relative(gradient[:, label], exact) < TOLERANCE[dtype]
+            assert relative(loss_slope[label], exact[:1]) < TOLERANCE[dtype]
+            assert relative(gradient_slope[:, label], product) < TOLERANCE[dtype]
+
+
+def test_columns_ask_for_one_label_each():
+    z = jnp.zeros((3, 2))
+    for labels in (jnp.zeros(3, int), jnp.zeros(2), jnp.zeros((3, 2))):
+        with pytest.raises(ValueError, match=r"^labels: expected integers of shape \(n,\).* got "):
+            losses.cross_entropy_and_grad(z, labels)
+    with pytest.raises(ValueError, match=r"^labels: expected .* got 3"):
+        losses.cross_entropy_and_grad(z, jnp.array([0, 3]))
+    loss, gradient = jax.jit(losses.cross_entropy_and_grad)(z, jnp.array([0, 3]))
+    assert np.isfinite(loss[0])
+    assert np.isnan(loss[1])
+    assert np.isnan(gradient[:, 1]).all()
+
+
 def test_the_literal_form_would_fail_this_test():
     """ŷ - y in float32 has no label component at a gap of 20, and logsumexp(z) - z_y no loss: the test has teeth."""
     z = jnp.asarray(logits_with_gap(20.0, 3, np.float32))

@@ -384,7 +384,7 @@ def more(inertia):
 
 FAULTS = {
     "the gradient of the softmax has the wrong sign": (
-        "escape_against_scale", changed(losses, "_gradient", lambda right: lambda *a: -right(*a))
+        "escape_against_scale", changed(losses, "_difference", lambda right: lambda *a: -right(*a))
     ),
     "momentum 0.8 in place of 0.9": (
         "escape_against_scale", optimizer("momentum", lambda eta, h: optax.sgd(eta, momentum=0.8))
