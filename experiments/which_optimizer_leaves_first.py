@@ -22,7 +22,9 @@ from Adam in so few steps. The sentence holds where the log-rank test says "soon
 that test cautious. Which of two is first from the same init is counted besides. Needs the extra ``data``.
 
 What comes out: momentum and Adam leave before gradient descent from every start; how much sooner depends on how one
-compares. Median steps to leave:
+compares.
+
+Median steps to leave:
 
                   gd    momentum  nesterov  noisy_gd  rmsprop  adam  lion  muon
     leave: digits 17       13        15        12        3       2     2     3

@@ -60,7 +60,7 @@ def _keep_compiled() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxsoft"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.01)
 
 
 def _report(config: Report) -> None:
@@ -87,6 +87,7 @@ def _report(config: Report) -> None:
 
 
 def _diagnose(config: Diagnose) -> None:
+    _keep_compiled()
     print(recipe.diagnose(config))
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ from jaxsoft.curvature import Composite, Inertia, inertia
 from jaxsoft.curvature.products import Loss, Params, check
 from jaxsoft.plateau.quadratic import Forecast, apart, forecast
 from jaxsoft.trial import Choice, tried
+
+Made = TypeVar("Made")
 
 SMALL_GAIN = 0.1  # of Glorot's deviation: a signal loses nine tenths in every layer
 ALIKE = 0.05  # answers are one answer if each is within this total variation, Σ |p - q| / 2, of their mean
@@ -144,22 +147,38 @@ def diagnose(
     natural = 1 / found.sharpness if found.sharpness > 0 else UNKNOWN_RATE
     if optimizer is None:
         found = ahead(optax.sgd(natural))
-    behind = find(loss, params, newton_mr(tol=LINEAR), max_steps=max_search)
+    with ThreadPoolExecutor(1) as beside:  # half of the time is the compiler's, which takes one core
+        search = beside.submit(_as_here(find), loss, params, newton_mr(tol=LINEAR), max_steps=max_search)
+        why = tuple(causes(loss, params, answers_of(loss, params), found))
+        rates = RATES | {name: tuple(share * natural for share in SHARES) for name in SCALED}
+        if any(cause.name == SEPARABLE for cause in why):
+            rates = {}
+        choices = tuple(tried(loss, params, rates, found.level, found.steps))
+        certificate = inertia(loss, params)
+        behind = search.result()
     theta, end = ravel_pytree(params)[0], ravel_pytree(behind.params)[0]
-    why = tuple(causes(loss, params, answers_of(loss, params), found))
-    rates = RATES | {name: tuple(share * natural for share in SHARES) for name in SCALED}
-    if any(cause.name == SEPARABLE for cause in why):
-        rates = {}
     return Diagnosis(
         forecast=found,
-        certificate=inertia(loss, params),
+        certificate=certificate,
         behind=behind,
         distance=float(jnp.linalg.norm(end - theta)),
         place=place(behind, answers_of(loss, behind.params)),
         causes=why,
-        choices=tuple(tried(loss, params, rates, found.level, found.steps)),
+        choices=choices,
         tried=sum(map(len, rates.values())),
     )
+
+
+def _as_here(function: Callable[..., Made]) -> Callable[..., Made]:
+    """The function under this thread's settings of jax, for a thread that does not share them."""
+    double = jnp.result_type(float) == jnp.float64
+    device = jax.config.jax_default_device  # pyrefly: ignore
+
+    def under(*args: Any, **options: Any) -> Made:
+        with jax.enable_x64(double), jax.default_device(device):
+            return function(*args, **options)
+
+    return under
 
 
 def answers_of(loss: Loss, params: Params) -> Answers | None:

@@ -65,6 +65,7 @@ def test_the_symmetric_saddle_is_named_with_the_index_of_theory(small):
     made, params, said = small
     assert said.place == "the symmetric saddle at ln 3, index 12: the same answer for every example"  # 6 · rank 2
     zero = jax.tree.map(jnp.zeros_like, params)
+    assert said.behind.loss.dtype == jnp.float64  # found in another thread, which has settings of its own
     with jax.enable_x64(True):
         assert int(inertia(made.loss, zero).negative) == 12
     assert said.causes[0].name == "init too small"
