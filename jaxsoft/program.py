@@ -188,7 +188,7 @@ class Program:
             raise TypeError(
                 f"process: expected step to return a state like the one it takes, and done as an int32 scalar: {said}"
             ) from error
-        return jax.eval_shape(lambda lane, n: outcome(self._step(n), lane, self.limit), self.lane, numbers)
+        return Outcome(*info)
 
     def _lane_arguments(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
         key = jax.eval_shape(lambda: jax.random.key(0))
@@ -204,14 +204,10 @@ class Program:
 
     @functools.cached_property
     def _text(self) -> str:
-        """What one lane computes, start, step and outcome with the data, as a program."""
-
-        def last(lane: Lane, numbers: Numbers) -> Outcome:
-            return outcome(self._step(numbers), lane, self.limit)
-
-        shapes = self._lane_arguments()
-        lowered = [self._lowered_step, self._traced_start.lower(*shapes), jax.jit(last).lower(self.lane, shapes[2])]
-        return "".join(part.as_text() for part in lowered)
+        """What a process computes, its start and its step with the data, as a program."""
+        key, run, numbers = self._lane_arguments()
+        parts = [self._traced_start.lower(key, run, numbers), self._traced_step.lower(self.lane.state, numbers)]
+        return "".join(part.as_text() for part in parts)
 
     def fingerprint(self) -> str:
         """A hash of what one lane computes, the same in every process."""
