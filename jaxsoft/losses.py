@@ -9,7 +9,8 @@ For one example with logits z (C,), p = softmax(z), q = 1 - p, labels y (C,) and
 The right-hand form of the gradient has no cancellation at the label. Where the label leads by 20, ŷ - y in float32 is
 exactly 0 there, while the other components still add up to 2e-9.
 
-Labels are integers (...,) or probabilities (..., C). What may be asked of every function here but ``cross_entropy_and_grad``, which is for training:
+Labels are integers (...,) or probabilities (..., C). Every function here takes, but for ``cross_entropy_and_grad``,
+which is for training:
 
     weights (C,)       class weights: y_k becomes w_k y_k, so that an example of class k counts w_k times
     smoothing α        y becomes (1 - α) y + α / C, before the weights; α in [0, 1)
