@@ -6,6 +6,7 @@ Training, curvature and searches see only this; models and data end here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -15,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsoft import backpropagation, checks, losses
-from jaxsoft.curvature import Composite, layered
+from jaxsoft import backpropagation, checks, losses, softmax
+from jaxsoft.curvature import Composite, Preconditioner, layered
 from jaxsoft.data import Dataset
 from jaxsoft.models import ACTIVATIONS, Layers, Model, Perceptron
 from jaxsoft.symmetry import Symmetry
@@ -112,6 +113,9 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
     loss = on(x, y)
     if isinstance(model.apply, Perceptron):
         loss = _with_mlp_curvature(loss, model.apply.activation, x, y, l2 if penalised else None)
+        layers = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
+        if len(layers) == 1:
+            loss = dataclasses.replace(loss, preconditioner=_by_class(x, layers[0].bias is not None, l2))
     return Problem(model.init, loss, batch=lambda indices: on(x[indices], y[indices]), num_examples=len(y))
 
 
@@ -164,6 +168,23 @@ def _with_mlp_curvature(
     return dataclasses.replace(
         loss, closed_form=closed_form, null=null, symmetry=symmetry if l2 is None else symmetry.penalised()
     )
+
+
+def _by_class(x: jax.Array, bias: bool, l2: float | jax.Array) -> Preconditioner:
+    """For softmax regression: its Hessian without what couples two classes, Xᵀ diag(p_k q_k) X / n + l2."""
+    inputs = x.reshape(len(x), -1)
+    penalty = jnp.full(inputs.shape[1], l2, x.dtype)
+    if bias:
+        inputs = jnp.concatenate([inputs, jnp.ones((len(x), 1), x.dtype)], axis=1)
+        penalty = jnp.append(penalty, 0)
+
+    def factors(params: Layers) -> jax.Array:
+        weight, shift = params[0]
+        logits = inputs @ (weight if shift is None else jnp.column_stack([weight, shift])).T
+        p, q, _ = softmax.probabilities(logits)
+        return layered.class_inverses(inputs, p * q / len(x), penalty)
+
+    return Preconditioner(factors, functools.partial(layered.apply_by_class, bias=bias))
 
 
 def metrics(model: Model, dataset: Dataset, prefix: str = "") -> Metrics:

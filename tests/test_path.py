@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from sklearn.linear_model import LogisticRegression
 
-from jaxsoft import critical, data, models, problem, sweep
+from jaxsoft import critical, curvature, data, models, problem, sweep
 from jaxsoft.critical.minres import conjugate_gradients
 from jaxsoft.critical.path import extrapolation
+from jaxsoft.curvature import layered
 from jaxsoft.problem import Problem
 
 L2 = np.logspace(0, -6, 13)
@@ -88,6 +90,62 @@ def test_conjugate_gradients_solve_and_stop_at_negative_curvature(x64):
     x = conjugate_gradients(lambda v: matrix @ v, b, tol=1e-10, max_steps=10)
     np.testing.assert_allclose(x, np.linalg.solve(matrix, b), rtol=1e-9)
     assert conjugate_gradients(lambda v: -v, b, tol=1e-10, max_steps=10).tolist() == b.tolist()
+
+
+def by_class(params):
+    """Where the numbers of each class are in flat coordinates: its weights, then its bias."""
+    (weight, bias), size = params[0], sum(leaf.size for leaf in jax.tree.leaves(params))
+    places = np.arange(weight.size).reshape(weight.shape)
+    return places if bias is None else np.column_stack([places, np.arange(weight.size, size)])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_preconditioner_is_the_hessian_without_what_couples_classes(x64, bias):
+    model = models.softmax_regression(4, 3, init="normal", bias=bias)
+    made = problem.classification(model, data.iris(), 1e-2)
+    params = model.init(jax.random.key(0))
+    hessian = np.asarray(curvature.hessian(made.loss, params))
+    alone = np.zeros_like(hessian)
+    for places in by_class(params):
+        alone[np.ix_(places, places)] = hessian[np.ix_(places, places)]
+    assert abs(hessian - alone).max() > 0.1 * abs(hessian).max()  # there is something to leave out
+    v = np.random.default_rng(0).normal(size=len(hessian))
+    factors, apply = made.loss.preconditioner
+    np.testing.assert_allclose(apply(factors(params), jnp.asarray(v)), np.linalg.solve(alone, v), rtol=1e-9)
+
+
+def test_at_zero_weights_the_preconditioned_system_is_solved_in_one_step(x64):
+    """There p = 1/C, and on gradients, whose classes add up to zero, H = M C / (C - 1) where there is no penalty."""
+    model = models.softmax_regression(64, 10)
+    made = problem.classification(model, data.digits())
+    params = model.init(jax.random.key(0))
+    flat, unravel = ravel_pytree(params)
+    factors, apply = made.loss.preconditioner
+    found = factors(params)
+    grad, product = jax.linearize(jax.grad(lambda t: made.loss(unravel(t))), flat)
+
+    def left(steps, precondition):
+        x = conjugate_gradients(product, grad, tol=0.0, max_steps=steps, precondition=precondition)
+        return float(jnp.linalg.norm(product(x) - grad) / jnp.linalg.norm(grad))
+
+    assert left(1, lambda v: apply(found, v)) <= 1e-10 < left(50, None)
+
+
+def test_the_exact_inverse_as_preconditioner_needs_one_step_and_a_way_down_is_turned_by_it(x64):
+    matrix = jnp.diag(jnp.array([1.0, 10.0, 1e3])) + 0.1
+    b, inverse = jnp.array([1.0, -2.0, 3.0]), jnp.linalg.inv(matrix)
+    x = conjugate_gradients(lambda v: matrix @ v, b, tol=1e-10, max_steps=1, precondition=lambda r: inverse @ r)
+    np.testing.assert_allclose(matrix @ x, b, rtol=1e-9)
+    down = conjugate_gradients(lambda v: -v, b, tol=1e-10, max_steps=9, precondition=lambda r: inverse @ r)
+    np.testing.assert_allclose(down, inverse @ b)
+
+
+def test_a_class_without_curvature_is_not_preconditioned(x64):
+    x = jax.random.normal(jax.random.key(0), (5, 2))
+    curved = jnp.column_stack([jnp.zeros(5), jnp.ones(5)])  # of a saturated softmax, and of another
+    inverses = layered.class_inverses(x, curved, jnp.zeros(2))
+    np.testing.assert_array_equal(inverses[0], np.eye(2))
+    np.testing.assert_allclose(inverses[1] @ (x.T @ x), np.eye(2), atol=1e-12)
 
 
 def test_newton_cg_finds_the_minimum_and_not_the_saddle(x64):

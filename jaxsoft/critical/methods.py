@@ -42,11 +42,15 @@ class Iterate(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """A loss in flat coordinates. at: θ -> Iterate. product: θ -> (v -> H v). hessian: θ -> (P, P)."""
+    """A loss in flat coordinates. at: θ -> Iterate. product: θ -> (v -> H v). hessian: θ -> (P, P).
+
+    precondition: v -> M⁻¹ v, M near the Hessian wherever the search now is; None where there is none.
+    """
 
     at: Callable[[jax.Array], Iterate]
     product: Callable[[jax.Array], Flat]
     hessian: Callable[[jax.Array], jax.Array]
+    precondition: Flat | None = None
 
 
 Memory = Any
@@ -158,7 +162,9 @@ def newton_cg(*, tol: float = 1e-2, max_products: int | None = None) -> Method:
 
     def move(surface: Surface, at: Iterate, memory: Memory, key: jax.Array) -> Moved:
         most = min(2 * at.theta.size, 500) if max_products is None else max_products
-        p = conjugate_gradients(surface.product(at.theta), -at.grad, tol=tol, max_steps=most)
+        p = conjugate_gradients(
+            surface.product(at.theta), -at.grad, tol=tol, max_steps=most, precondition=surface.precondition
+        )
         new, _, good = _backtrack(surface, at, p, _loss, jnp.vdot(at.grad, p))
         return new, memory, ~good
 

@@ -107,17 +107,24 @@ def minres(
     return Solution(found.x, found.residual, found.within, found.steps)
 
 
-def conjugate_gradients(apply: Flat, b: jax.Array, *, tol: float | jax.Array, max_steps: int) -> jax.Array:
+def conjugate_gradients(
+    apply: Flat, b: jax.Array, *, tol: float | jax.Array, max_steps: int, precondition: Flat | None = None
+) -> jax.Array:
     """x with ‖A x - b‖₂ <= tol ‖b‖, A symmetric and positive definite on the Krylov space of b; ``apply`` is x -> A x.
 
-    Stops at the first direction d with dᵀ A d <= 0: there at the x so far, or at b if there is none yet. Hestenes &
-    Stiefel (1952), "Methods of conjugate gradients for solving linear systems".
+    ``precondition`` is r -> M⁻¹ r with M ≈ A, symmetric and positive definite; M = 1 without it. Stops at the first
+    direction d with dᵀ A d <= 0: there at the x so far, or at M⁻¹ b if there is none yet. Hestenes & Stiefel (1952),
+    "Methods of conjugate gradients for solving linear systems"; Nocedal & Wright (2006), algorithm 5.3.
     """
     length = jnp.vdot(b, b)
 
     def going(carry: tuple[jax.Array, ...]) -> jax.Array:
-        _, _, _, square, bent, steps = carry
-        return ~bent & (square > tol**2 * length) & (steps < max_steps)
+        _, residual, _, _, bent, steps = carry
+        return ~bent & (jnp.vdot(residual, residual) > tol**2 * length) & (steps < max_steps)
+
+    def measured(residual: jax.Array) -> tuple[jax.Array, jax.Array]:
+        near = residual if precondition is None else precondition(residual)
+        return near, jnp.vdot(residual, near)
 
     def advance(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         x, residual, d, square, _, steps = carry
@@ -125,12 +132,13 @@ def conjugate_gradients(apply: Flat, b: jax.Array, *, tol: float | jax.Array, ma
         curvature = jnp.vdot(d, moved)
         bent = ~(curvature > 0)
         alpha = jnp.where(bent, 0, square / jnp.where(bent, 1, curvature))
-        x = jnp.where(bent & (steps == 0), b, x + alpha * d)
+        x = jnp.where(bent & (steps == 0), d, x + alpha * d)
         residual = residual - alpha * moved
-        new = jnp.vdot(residual, residual)
-        return x, residual, residual + new / square * d, new, bent, steps + 1
+        near, new = measured(residual)
+        return x, residual, near + new / square * d, new, bent, steps + 1
 
-    begin = (jnp.zeros_like(b), b, b, length, jnp.zeros((), jnp.bool_), jnp.zeros((), jnp.int32))
+    near, square = measured(b)
+    begin = (jnp.zeros_like(b), b, near, square, jnp.zeros((), jnp.bool_), jnp.zeros((), jnp.int32))
     return jax.lax.while_loop(going, advance, begin)[0]
 
 

@@ -15,9 +15,10 @@ from jax.flatten_util import ravel_pytree
 from jaxsoft import checks
 from jaxsoft.critical.methods import Iterate, Memory, Method, newton_cg
 from jaxsoft.critical.search import surface_of
-from jaxsoft.curvature.products import Loss, Params
+from jaxsoft.curvature.products import Composite, Loss, Params, Preconditioner
 from jaxsoft.process import CONVERGED, RUNNING, Info, Process
 
+RENEWED = 5  # values for which a preconditioner serves
 ORDER = 2  # of the polynomial in ln l2 that foretells the next minimum
 MOST_STEPS = 100  # Newton steps at one value
 
@@ -35,10 +36,14 @@ _Corrected = tuple[Iterate, Memory, jax.Array, jax.Array]
 
 
 class PathState(NamedTuple):
-    """The minimum at the value ``index``, those before it (order, P), nearest first, its gap and its Newton steps."""
+    """The minimum at the value ``index``, those before it (order, P), nearest first, its gap and its Newton steps.
+
+    factors: of the preconditioner, where the loss has one.
+    """
 
     at: Iterate
     before: jax.Array
+    factors: jax.Array | None
     index: jax.Array
     gap: jax.Array
     newton_steps: jax.Array
@@ -59,7 +64,8 @@ def make_path(
         ds = sweep.run(from_, {"start": [1.0, ratio**25]}, seed=0, steps=24, segment=1)    # ratio = 10 ** (-6 / 49)
 
     ``l2`` (k,) has one ratio from value to value, downwards best; it may be traced. θ(l2) is foretold by the polynomial
-    of degree 2 in ln l2 through the last three minima, then corrected by ``method`` (``newton_cg()`` by default) until
+    of degree 2 in ln l2 through the last three minima, then corrected by ``method`` (``newton_cg()`` by default, whose
+    products are fewer where the loss has a ``preconditioner``, renewed every five values) until
 
         ‖∇L‖² / (2 l2 L) <= rtol,
 
@@ -78,11 +84,19 @@ def make_path(
     checks.positive("rtol", rtol)
     chosen = newton_cg() if method is None else method
     like = jax.eval_shape(problem(jnp.ones(())).init, jax.eval_shape(lambda: jax.random.key(0)))
-    dtype = jax.eval_shape(lambda p: ravel_pytree(p)[0], like).dtype
+    flat, unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
+    dtype = flat.dtype
 
-    def solve(theta: jax.Array, index: jax.Array, before: jax.Array) -> PathState:
+    @jax.jit  # traced once, for the start and the step
+    def solve(theta: jax.Array, index: jax.Array, before: jax.Array, factors: jax.Array | None) -> PathState:
         penalty = jnp.asarray(values, dtype)[index]
-        surface = surface_of(problem(penalty).loss, like)
+        loss = problem(penalty).loss
+        surface = surface_of(loss, like)
+        known = _preconditioner(loss)
+        if known is not None:
+            outdated = (index % RENEWED == 1) | (index == 0)
+            held = jax.lax.cond(outdated, lambda: known.factors(unravel(theta)), lambda: factors)
+            surface, factors = surface._replace(precondition=lambda v: known.apply(held, v)), held
 
         def gap(at: Iterate) -> jax.Array:
             return jnp.vdot(at.grad, at.grad) / (2 * penalty * at.loss)
@@ -99,12 +113,15 @@ def make_path(
         at = surface.at(theta)
         begin = (at, chosen.start(at), jnp.zeros((), jnp.bool_), jnp.zeros((), jnp.int32))
         at, _, _, steps = jax.lax.while_loop(going, correct, begin)
-        return PathState(at, before, index, gap(at), steps)
+        return PathState(at, before, factors, index, gap(at), steps)
 
     def init(key: jax.Array) -> PathState:
         with jax.default_matmul_precision("highest"):
-            theta = ravel_pytree(problem(jnp.ones(())).init(key))[0]
-            return solve(theta, jnp.zeros((), jnp.int32), jnp.zeros((ORDER, theta.size), dtype))
+            surface = problem(jnp.ones(()))
+            theta, known = ravel_pytree(surface.init(key))[0], _preconditioner(surface.loss)
+            shape = None if known is None else jax.eval_shape(known.factors, like)
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+            return solve(theta, jnp.zeros((), jnp.int32), jnp.zeros((ORDER, theta.size), dtype), nothing)
 
     def step(state: PathState) -> tuple[PathState, Info]:
         with jax.default_matmul_precision("highest"):
@@ -112,7 +129,7 @@ def make_path(
             weights = jnp.stack([extrapolation(min(k, ORDER) + 1) for k in range(ORDER + 1)])
             foretold = weights[jnp.minimum(state.index, ORDER)].astype(dtype) @ points
             following = jnp.minimum(state.index + 1, len(values) - 1)
-            moved = solve(foretold, following, points[:-1])
+            moved = solve(foretold, following, points[:-1], state.factors)
         done = jnp.where(state.index == len(values) - 1, CONVERGED, RUNNING).astype(jnp.int32)
         record = {
             "l2": jnp.asarray(values, dtype)[state.index],
@@ -125,6 +142,10 @@ def make_path(
         return moved, Info(done, record, {})
 
     return Process(init, step)
+
+
+def _preconditioner(loss: Loss) -> Preconditioner | None:
+    return loss.preconditioner if isinstance(loss, Composite) else None
 
 
 def _checked(l2: npt.ArrayLike) -> jax.Array:

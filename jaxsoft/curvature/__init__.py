@@ -14,6 +14,7 @@ from jaxsoft.curvature.certificate import Inertia, inertia
 from jaxsoft.curvature.lanczos import Spectrum, spectrum
 from jaxsoft.curvature.products import (
     Composite,
+    Preconditioner,
     gauss_newton,
     gauss_newton_product,
     hessian,
@@ -28,6 +29,7 @@ __all__ = [
     "Density",
     "Estimate",
     "Inertia",
+    "Preconditioner",
     "Spectrum",
     "density",
     "gauss_newton",

@@ -211,6 +211,33 @@ def _outer_residual(delta: jax.Array, moved: jax.Array, e: jax.Array) -> jax.Arr
     return jnp.einsum("nps,nqr->pqrs", delta[:, :, None] * e[:, None, :], moved)
 
 
+def class_inverses(x: jax.Array, curved: jax.Array, penalty: jax.Array) -> jax.Array:
+    """The inverses (C, m, m) of the blocks Xᵀ diag(c_k) X + diag(penalty), one for each class k.
+
+    x: what enters each weight of a class, (n, m). curved: c (n, C), the second derivative of each cost in one logit.
+    penalty: (m,). A block that rounding leaves without a Cholesky factor counts as 1.
+    """
+    size, columns = x.shape[1], x.T
+
+    def inverse(weights: jax.Array) -> jax.Array:
+        block = (columns * weights[None]) @ x + jnp.diag(penalty)
+        lift = jnp.finfo(x.dtype).eps * jnp.trace(block)
+        found = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(block + lift * jnp.eye(size)), True), jnp.eye(size))
+        return jnp.where(jnp.all(jnp.isfinite(found)), (found + found.T) / 2, jnp.eye(size))
+
+    return jax.lax.map(inverse, curved.T)  # one after the other: see jaxsoft.program
+
+
+def apply_by_class(inverses: jax.Array, v: jax.Array, bias: bool) -> jax.Array:
+    """``class_inverses`` times a vector (P,) in the order of the leaves of one layer: its weights, then its biases."""
+    classes, size = inverses.shape[:2]
+    if not bias:
+        return jnp.einsum("kij,kj->ki", inverses, v.reshape(classes, size)).ravel()
+    rows = jnp.concatenate([v[:-classes].reshape(classes, size - 1), v[-classes:, None]], axis=1)
+    moved = jnp.einsum("kij,kj->ki", inverses, rows)
+    return jnp.concatenate([moved[:, :-1].ravel(), moved[:, -1]])
+
+
 def flat_directions(layers: Sequence[Layer], units: str) -> jax.Array:
     """Directions (P, k) in which symmetry makes the Hessian flat, not normalised.
 

@@ -12,7 +12,7 @@ import numbers
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,13 @@ Flat = Callable[[jax.Array], jax.Array]
 BLOCK_BYTES = 2**27  # what the tangents of one block of Hessian columns may take
 
 
+class Preconditioner(NamedTuple):
+    """M ≈ ∇²L, symmetric and positive definite. factors: params -> arrays. apply: (factors, v (P,)) -> M⁻¹ v."""
+
+    factors: Callable[[Params], jax.Array]
+    apply: Callable[[jax.Array, jax.Array], jax.Array]
+
+
 @dataclass(frozen=True, eq=False)
 class Composite:
     """A loss that is a cost of outputs, L(θ) = cost(outputs(θ)) + penalty(θ), and may know its own curvature.
@@ -36,6 +43,7 @@ class Composite:
     for False; None where there is none. null: params -> (P, k), directions of any length, dependent or not, along which
     the loss is constant or its Hessian vanishes by symmetry. symmetry: the maps of params that leave the loss alone,
     where known. backward: params -> (L, ∇L), a backward pass of its own, quicker than the one that jax derives.
+    preconditioner: for systems with its Hessian.
 
     It is called like any loss; ``hessian``, ``gauss_newton``, ``inertia`` and ``value_and_grad`` use what it knows.
     """
@@ -47,6 +55,7 @@ class Composite:
     null: Callable[[Params], jax.Array] | None = None
     symmetry: Symmetry | None = None
     backward: Callable[[Params], tuple[jax.Array, Params]] | None = None
+    preconditioner: Preconditioner | None = None
 
     def __call__(self, params: Params) -> jax.Array:
         cost = self.cost(self.outputs(params))
