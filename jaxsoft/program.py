@@ -204,10 +204,12 @@ class Program:
 
     @functools.cached_property
     def _text(self) -> str:
-        """What a process computes, its start and its step with the data, as a program."""
-        key, run, numbers = self._lane_arguments()
-        parts = [self._traced_start.lower(key, run, numbers), self._traced_step.lower(self.lane.state, numbers)]
-        return "".join(part.as_text() for part in parts)
+        """What a process computes, its start and its step with the data, as one program: what they share stands once."""
+
+        def both(key: jax.Array, run: jax.Array, numbers: Numbers, state: State) -> object:
+            return self._traced_start(key, run, numbers), self._traced_step(state, numbers)
+
+        return jax.jit(both).lower(*self._lane_arguments(), self.lane.state).as_text()
 
     def fingerprint(self) -> str:
         """A hash of what one lane computes, the same in every process."""
