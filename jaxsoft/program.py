@@ -204,7 +204,7 @@ class Program:
 
     @functools.cached_property
     def _text(self) -> str:
-        """What a process computes, its start and its step with the data, as one program: what they share stands once."""
+        """What a process computes: its start and its step, with the data, as one program."""
 
         def both(key: jax.Array, run: jax.Array, numbers: Numbers, state: State) -> object:
             return self._traced_start(key, run, numbers), self._traced_step(state, numbers)
