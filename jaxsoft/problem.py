@@ -24,6 +24,8 @@ from jaxsoft.symmetry import Symmetry
 
 Params = optax.Params
 
+RENEWAL = 128  # a preconditioner's renewal may take about half as many products
+
 
 class InitFn(Protocol):
     def __call__(self, key: jax.Array, /) -> Params: ...
@@ -114,7 +116,7 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
     if isinstance(model.apply, Perceptron):
         loss = _with_mlp_curvature(loss, model.apply.activation, x, y, l2 if penalised else None)
         layers = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
-        if len(layers) == 1:
+        if len(layers) == 1 and _renewed_cheaply(*x.reshape(len(x), -1).shape):
             loss = dataclasses.replace(loss, preconditioner=_by_class(x, layers[0].bias is not None, l2))
     return Problem(model.init, loss, batch=lambda indices: on(x[indices], y[indices]), num_examples=len(y))
 
@@ -170,19 +172,24 @@ def _with_mlp_curvature(
     )
 
 
+def _renewed_cheaply(examples: int, inputs: int) -> bool:
+    """Whether the factors of ``_by_class``, C d² (n + d), take no longer than some tens of products, C d n each."""
+    return inputs * (examples + inputs) <= RENEWAL * examples
+
+
 def _by_class(x: jax.Array, bias: bool, l2: float | jax.Array) -> Preconditioner:
-    """For softmax regression: its Hessian without what couples two classes, Xᵀ diag(p_k q_k) X / n + l2."""
-    inputs = x.reshape(len(x), -1)
-    penalty = jnp.full(inputs.shape[1], l2, x.dtype)
-    if bias:
-        inputs = jnp.concatenate([inputs, jnp.ones((len(x), 1), x.dtype)], axis=1)
-        penalty = jnp.append(penalty, 0)
+    """For softmax regression: its Hessian without what couples two classes, Xᵀ diag(p_k q_k) X / n + l2.
+
+    Here the biases are penalised as well: the second derivatives of a saturated softmax alone would let them go far.
+    """
 
     def factors(params: Layers) -> jax.Array:
-        weight, shift = params[0]
-        logits = inputs @ (weight if shift is None else jnp.column_stack([weight, shift])).T
-        p, q, _ = softmax.probabilities(logits)
-        return layered.class_inverses(inputs, p * q / len(x), penalty)
+        (weight, shift), inputs = params[0], x.reshape(len(x), -1)
+        if shift is not None:
+            weight = jnp.column_stack([weight, shift])
+            inputs = jnp.concatenate([inputs, jnp.ones((len(x), 1), x.dtype)], axis=1)
+        p, q, _ = softmax.probabilities(inputs @ weight.T)
+        return layered.class_inverses(inputs, p * q / len(x), jnp.full(weight.shape[1], l2, x.dtype))
 
     return Preconditioner(factors, functools.partial(layered.apply_by_class, bias=bias))
 

@@ -209,7 +209,8 @@ class Program:
         def both(key: jax.Array, run: jax.Array, numbers: Numbers, state: State) -> object:
             return self._traced_start(key, run, numbers), self._traced_step(state, numbers)
 
-        return jax.jit(both).lower(*self._lane_arguments(), self.lane.state).as_text()
+        # Numbers that are not used keep their place, or a process of another one would have the same text.
+        return jax.jit(both, keep_unused=True).lower(*self._lane_arguments(), self.lane.state).as_text()
 
     def fingerprint(self) -> str:
         """A hash of what one lane computes, the same in every process."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,15 @@ from jax.flatten_util import ravel_pytree
 from sklearn.linear_model import LogisticRegression
 
 from jaxsoft import critical, curvature, data, models, problem, sweep
+from jaxsoft.critical import path
 from jaxsoft.critical.minres import conjugate_gradients
 from jaxsoft.critical.path import extrapolation
+from jaxsoft.critical.search import surface_of
 from jaxsoft.curvature import layered
 from jaxsoft.problem import Problem
 
 L2 = np.logspace(0, -6, 13)
+SOME_DIGITS = data.first(data.digits(), 30)
 
 
 def run(made, l2, **options):
@@ -108,6 +113,8 @@ def test_the_preconditioner_is_the_hessian_without_what_couples_classes(x64, bia
     alone = np.zeros_like(hessian)
     for places in by_class(params):
         alone[np.ix_(places, places)] = hessian[np.ix_(places, places)]
+        if bias:
+            alone[places[-1], places[-1]] += 1e-2  # here penalised as well
     assert abs(hessian - alone).max() > 0.1 * abs(hessian).max()  # there is something to leave out
     v = np.random.default_rng(0).normal(size=len(hessian))
     factors, apply = made.loss.preconditioner
@@ -146,6 +153,58 @@ def test_a_class_without_curvature_is_not_preconditioned(x64):
     inverses = layered.class_inverses(x, curved, jnp.zeros(2))
     np.testing.assert_array_equal(inverses[0], np.eye(2))
     np.testing.assert_allclose(inverses[1] @ (x.T @ x), np.eye(2), atol=1e-12)
+
+
+def test_newton_cg_uses_the_preconditioner(x64):
+    values, method = jnp.array([1.0, 10.0, 100.0]), critical.newton_cg(max_products=1)
+    surface = surface_of(problem.quadratic(values.tolist()).loss, jnp.ones(3))
+    at = surface.at(jnp.ones(3))
+    for known, arrives in ((None, False), (lambda v: v / values, True)):
+        moved = method.move(surface._replace(precondition=known), at, method.start(at), jax.random.key(0))[0]
+        assert (float(jnp.linalg.norm(moved.theta)) < 1e-15) == arrives
+
+
+def bare(l2):
+    """Softmax regression on digits that knows nothing of a preconditioner."""
+    made = problem.classification(models.softmax_regression(64, 10), SOME_DIGITS, l2)
+    return made._replace(loss=dataclasses.replace(made.loss, preconditioner=None))
+
+
+def digits(l2):
+    return problem.classification(models.softmax_regression(64, 10), SOME_DIGITS, l2)
+
+
+def test_a_path_goes_on_with_fewer_newton_steps_of_few_products_and_renews_what_it_knows(x64, monkeypatch):
+    values, few = np.geomspace(1e-1, 1e-4, 12), critical.newton_cg(max_products=8)
+    steps = {}
+    for name, made in (("bare", bare), ("preconditioned", digits)):
+        ds = run(made, values, method=few)
+        assert (ds["gap"] <= 1e-8).all()
+        steps[name] = int(ds["newton_steps"].sum())
+    monkeypatch.setattr(path, "RENEWED", 10**6)  # known at the first two values alone
+    steps["never renewed"] = int(run(digits, values, method=few)["newton_steps"].sum())
+    assert steps["preconditioned"] < steps["never renewed"] < steps["bare"]
+
+
+def test_who_has_a_preconditioner_and_who_uses_it():
+    def known(model, dataset):
+        return problem.classification(model, dataset).loss.preconditioner is not None
+
+    assert known(models.softmax_regression(64, 10), SOME_DIGITS)
+    assert not known(models.mlp([64, 5, 10]), SOME_DIGITS)
+    wide = data.dataset(np.zeros((10, 64)), np.arange(10))
+    assert not known(models.softmax_regression(64, 10), wide)  # fewer examples than inputs: it costs more than it saves
+    for method, used in ((None, True), (critical.newton(), False)):
+        init = critical.make_path(digits, [1.0], method=method).init
+        factors = jax.eval_shape(init, jax.random.key(0)).factors
+        assert (factors is not None) == used
+
+
+def test_a_saturated_start_gets_back(x64):
+    model = models.softmax_regression(4, 3, init="normal", scale=100.0)
+    ds = run(lambda l2: problem.classification(model, data.iris(), l2), [1.0, 0.1])
+    assert (ds["gap"] <= 1e-8).all()
+    np.testing.assert_allclose(ds["loss"], run(iris, [1.0, 0.1])["loss"], rtol=1e-8)
 
 
 def test_newton_cg_finds_the_minimum_and_not_the_saddle(x64):

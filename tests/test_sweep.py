@@ -463,3 +463,18 @@ def test_the_same_computation_under_other_names_is_another_program():
         ds = sweep.run(named(record), {axis: [0.5, 2.0]}, seed=0, steps=2)
         assert ds[record].dims == (axis, "step")
         np.testing.assert_array_equal(ds[record], [[1, 0.5, 0.25], [1, 2, 4]])
+
+
+def test_processes_that_use_different_axes_are_different_programs():
+    def process_of(used):
+        def factory(a, b):
+            level = {"a": a, "b": b}[used] * jnp.ones(())
+            return Process(lambda key: level, lambda x: (x, Info(jnp.int32(RUNNING), {"x": x}, {})))
+
+        return factory
+
+    axes = {"a": [1.0, 2.0], "b": [10.0, 20.0]}
+    expected = dict(zip(axes, np.meshgrid(*axes.values(), indexing="ij"), strict=True))
+    for used in axes:
+        ds = sweep.run(process_of(used), axes, seed=0, steps=1)
+        np.testing.assert_array_equal(ds["x"].isel(step=0), expected[used])

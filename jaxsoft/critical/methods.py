@@ -69,12 +69,14 @@ class Method(NamedTuple):
     move: (surface, iterate, memory, key) -> (next iterate, memory, stuck): stuck where no step is good enough.
     settled: memory -> whether a small gradient may end the search now.
     segment: steps between two looks at the clock, None to leave it to the engine.
+    preconditioned: whether it makes use of ``Surface.precondition``.
     """
 
     start: Callable[[Iterate], Memory]
     move: Callable[[Surface, Iterate, Memory, jax.Array], Moved]
     settled: Callable[[Memory], jax.Array] = _always
     segment: int | None = None
+    preconditioned: bool = False
 
 
 def _nothing(at: Iterate) -> tuple[()]:
@@ -168,7 +170,7 @@ def newton_cg(*, tol: float = 1e-2, max_products: int | None = None) -> Method:
         new, _, good = _backtrack(surface, at, p, _loss, jnp.vdot(at.grad, p))
         return new, memory, ~good
 
-    return Method(_nothing, move, segment=5)
+    return Method(_nothing, move, segment=5, preconditioned=True)
 
 
 def gradient_norm() -> Method:

@@ -64,8 +64,8 @@ def make_path(
         ds = sweep.run(from_, {"start": [1.0, ratio**25]}, seed=0, steps=24, segment=1)    # ratio = 10 ** (-6 / 49)
 
     ``l2`` (k,) has one ratio from value to value, downwards best; it may be traced. θ(l2) is foretold by the polynomial
-    of degree 2 in ln l2 through the last three minima, then corrected by ``method`` (``newton_cg()`` by default, whose
-    products are fewer where the loss has a ``preconditioner``, renewed every five values) until
+    of degree 2 in ln l2 through the last three minima, then corrected by ``method`` (``newton_cg()`` by default, which
+    is preconditioned where the loss has a ``preconditioner``: renewed every five values) until
 
         ‖∇L‖² / (2 l2 L) <= rtol,
 
@@ -92,7 +92,7 @@ def make_path(
         penalty = jnp.asarray(values, dtype)[index]
         loss = problem(penalty).loss
         surface = surface_of(loss, like)
-        known = _preconditioner(loss)
+        known = _preconditioner(loss, chosen)
         if known is not None:
             outdated = (index % RENEWED == 1) | (index == 0)
             held = jax.lax.cond(outdated, lambda: known.factors(unravel(theta)), lambda: factors)
@@ -118,7 +118,7 @@ def make_path(
     def init(key: jax.Array) -> PathState:
         with jax.default_matmul_precision("highest"):
             surface = problem(jnp.ones(()))
-            theta, known = ravel_pytree(surface.init(key))[0], _preconditioner(surface.loss)
+            theta, known = ravel_pytree(surface.init(key))[0], _preconditioner(surface.loss, chosen)
             shape = None if known is None else jax.eval_shape(known.factors, like)
             nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
             return solve(theta, jnp.zeros((), jnp.int32), jnp.zeros((ORDER, theta.size), dtype), nothing)
@@ -144,8 +144,8 @@ def make_path(
     return Process(init, step)
 
 
-def _preconditioner(loss: Loss) -> Preconditioner | None:
-    return loss.preconditioner if isinstance(loss, Composite) else None
+def _preconditioner(loss: Loss, method: Method) -> Preconditioner | None:
+    return loss.preconditioner if isinstance(loss, Composite) and method.preconditioned else None
 
 
 def _checked(l2: npt.ArrayLike) -> jax.Array:

@@ -215,7 +215,7 @@ def class_inverses(x: jax.Array, curved: jax.Array, penalty: jax.Array) -> jax.A
     """The inverses (C, m, m) of the blocks Xᵀ diag(c_k) X + diag(penalty), one for each class k.
 
     x: what enters each weight of a class, (n, m). curved: c (n, C), the second derivative of each cost in one logit.
-    penalty: (m,). A block that rounding leaves without a Cholesky factor counts as 1.
+    penalty: (m,). Each block is lifted by ε times its trace; one that has no Cholesky factor even so counts as 1.
     """
     size, columns = x.shape[1], x.T
 
