@@ -117,7 +117,7 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
         loss = _with_mlp_curvature(loss, model.apply.activation, x, y, l2 if penalised else None)
         layers = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
         if len(layers) == 1 and _renewed_cheaply(*x.reshape(len(x), -1).shape):
-            loss = dataclasses.replace(loss, preconditioner=_by_class(x, layers[0].bias is not None, l2))
+            loss = dataclasses.replace(loss, preconditioner=_by_class(loss.outputs, x, layers[0].bias is not None, l2))
     return Problem(model.init, loss, batch=lambda indices: on(x[indices], y[indices]), num_examples=len(y))
 
 
@@ -177,19 +177,19 @@ def _renewed_cheaply(examples: int, inputs: int) -> bool:
     return inputs * (examples + inputs) <= RENEWAL * examples
 
 
-def _by_class(x: jax.Array, bias: bool, l2: float | jax.Array) -> Preconditioner:
+def _by_class(
+    outputs: Callable[[Params], jax.Array], x: jax.Array, bias: bool, l2: float | jax.Array
+) -> Preconditioner:
     """For softmax regression: its Hessian without what couples two classes, Xᵀ diag(p_k q_k) X / n + l2.
 
     Here the biases are penalised as well: the second derivatives of a saturated softmax alone would let them go far.
     """
 
-    def factors(params: Layers) -> jax.Array:
-        (weight, shift), inputs = params[0], x.reshape(len(x), -1)
-        if shift is not None:
-            weight = jnp.column_stack([weight, shift])
+    def factors(params: Params) -> jax.Array:
+        inputs, (p, q, _) = x.reshape(len(x), -1), softmax.probabilities(outputs(params))
+        if bias:
             inputs = jnp.concatenate([inputs, jnp.ones((len(x), 1), x.dtype)], axis=1)
-        p, q, _ = softmax.probabilities(inputs @ weight.T)
-        return layered.class_inverses(inputs, p * q / len(x), jnp.full(weight.shape[1], l2, x.dtype))
+        return layered.class_inverses(inputs, p * q / len(x), jnp.full(inputs.shape[1], l2, x.dtype))
 
     return Preconditioner(factors, functools.partial(layered.apply_by_class, bias=bias))
 

@@ -164,14 +164,14 @@ def test_newton_cg_uses_the_preconditioner(x64):
         assert (float(jnp.linalg.norm(moved.theta)) < 1e-15) == arrives
 
 
-def bare(l2):
-    """Softmax regression on digits that knows nothing of a preconditioner."""
-    made = problem.classification(models.softmax_regression(64, 10), SOME_DIGITS, l2)
-    return made._replace(loss=dataclasses.replace(made.loss, preconditioner=None))
-
-
 def digits(l2):
     return problem.classification(models.softmax_regression(64, 10), SOME_DIGITS, l2)
+
+
+def bare(l2):
+    """The same, that knows nothing of a preconditioner."""
+    made = digits(l2)
+    return made._replace(loss=dataclasses.replace(made.loss, preconditioner=None))
 
 
 def test_a_path_goes_on_with_fewer_newton_steps_of_few_products_and_renews_what_it_knows(x64, monkeypatch):
