@@ -12,21 +12,30 @@ derives. Rumelhart, Hinton & Williams (1986), "Learning representations by back-
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsoft.models import Activation, Layer, Layers
 
-FEW_INPUTS = 4  # up to so many, W h is a sum of outer products, computed together with φ
+PART_BYTES = 2**16  # on a CPU, what the layers of one run work on in one go
+COPIED = 16  # times as many inputs as outputs: to copy them for each part takes longer than is won
+TWICE = 1.1  # times the examples, as the last part takes some once more
+LEAST, MULTIPLE = 128, 16  # examples in one go: with fewer, or an odd number of them, products are slow
 
-Head = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+Head = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def cost_and_grad(
-    layers: Sequence[Layer], activation: Activation, x: jax.Array, head: Head
+    layers: Sequence[Layer],
+    activation: Activation,
+    x: jax.Array,
+    y: jax.Array,
+    head: Head,
+    *,
+    in_parts: bool = False,
 ) -> tuple[jax.Array, Layers]:
     """The cost of an MLP's outputs and its gradient, a tuple like ``layers``.
 
@@ -34,14 +43,60 @@ def cost_and_grad(
         layers: first to last, weight (out, in) and bias (out,) or None.
         activation: φ, elementwise, differentiable by jax.
         x: the examples as columns (d, n).
-        head: z (C, n) -> the cost and δ_L = ∂cost/∂z (C, n).
+        y: their labels (n,).
+        head: z (C, m), labels (m,) and weights (m,) of some examples -> their part of the cost and of δ_L (C, m).
+        in_parts: add up over some examples at a time where that keeps the layers' arrays in the cache of a CPU; for
+            examples that all runs share, as they are copied for every part.
     """
+    examples = x.shape[1]
+    size = _part(layers, x) if in_parts else examples
+    if size == examples:
+        return _sweep(layers, activation, x, head, y, jnp.full(examples, 1 / examples, x.dtype))
+    starts, weights = _parts(examples, size)
+    Sums = tuple[jax.Array, Layers]
+
+    def add(sums: Sums, part: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
+        start, weight = part
+        inputs = jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
+        labels = jax.lax.dynamic_slice_in_dim(y, start, size)
+        return jax.tree.map(jnp.add, sums, _sweep(layers, activation, inputs, head, labels, weight)), None
+
+    zero = jnp.zeros((), jnp.result_type(x, *jax.tree.leaves(layers))), jax.tree.map(jnp.zeros_like, tuple(layers))
+    return jax.lax.scan(add, zero, (jnp.asarray(starts), jnp.asarray(weights, x.dtype)))[0]
+
+
+def _part(layers: Sequence[Layer], x: jax.Array) -> int:
+    """How many examples are taken at a time: all, or on a CPU as many as leave the layers' arrays in the cache."""
+    inputs, examples = x.shape
+    outputs = sum(len(layer.weight) for layer in layers)
+    most = max(2 * LEAST, PART_BYTES // (2 * outputs * x.dtype.itemsize))  # of each h and δ
+    if jax.default_backend() != "cpu" or examples <= most or inputs > COPIED * outputs:
+        return examples
+    taken = {size: -(-examples // size) * size for size in range(LEAST, most + 1, MULTIPLE)}
+    size = min(taken, key=lambda size: (taken[size], -size))
+    return size if taken[size] <= TWICE * examples else examples
+
+
+def _parts(examples: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each part starts, and the weights of its examples: the last part begins earlier, to be as long as the rest,
+    and what the one before it has had counts nothing."""
+    starts = np.arange(0, examples, size)
+    last = examples - size
+    weights = np.full((len(starts), size), 1 / examples)
+    weights[-1, : starts[-1] - last] = 0
+    return np.minimum(starts, last), weights
+
+
+def _sweep(
+    layers: Sequence[Layer], activation: Activation, x: jax.Array, head: Head, y: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, Layers]:
+    """Forward and backward through the layers."""
     inputs, slopes = [x], []
     for layer in layers[:-1]:
         h, slope = jax.vjp(activation, _affine(layer, inputs[-1]))
         inputs.append(h)
         slopes.append(slope)
-    cost, delta = head(_affine(layers[-1], inputs[-1]))
+    cost, delta = head(_affine(layers[-1], inputs[-1]), y, weight)
     grads: list[Layer] = []
     for number in reversed(range(len(layers))):
         # As an array of its own: fused into each of its uses, δ would be computed again for every one of them.
@@ -57,8 +112,5 @@ def cost_and_grad(
 
 def _affine(layer: Layer, h: jax.Array) -> jax.Array:
     """W h + b for columns h (in, n)."""
-    if len(h) <= FEW_INPUTS:
-        z = functools.reduce(jnp.add, [layer.weight[:, k, None] * h[None, k] for k in range(len(h))])
-    else:
-        z = layer.weight @ h
+    z = layer.weight @ h
     return z if layer.bias is None else z + layer.bias[:, None]

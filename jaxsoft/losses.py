@@ -35,7 +35,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxsoft import checks
-from jaxsoft.softmax import add, as_logits, divide, exponentiate, jacobian, jacobian_product, probabilities
+from jaxsoft.softmax import add, as_logits, divide, exponentiate, jacobian, jacobian_product, largest, probabilities
 
 Maybe = ArrayLike | None
 Number = float | jax.Array
@@ -67,12 +67,12 @@ def _sum_of_others_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) ->
     return _sum_of_others(y), jnp.sum(dy, axis=-1, keepdims=True) - dy
 
 
-def _evaluate(z: jax.Array, y: jax.Array, axis: int = -1) -> Arrays:
+def _evaluate(z: jax.Array, y: jax.Array) -> Arrays:
     """L = (Σ y) log(1 + s) + Σ_k y_k (m - z_k) with 0 log 0 = 0, (...,), and p and q, in one pass over the classes."""
-    gap, e = exponentiate(z, axis)
-    s, total, distance = add(e, y, y * jnp.where(y == 0, 0, -gap), axis=axis)
+    gap, e = exponentiate(z)
+    s, total, distance = add(e, y, y * jnp.where(y == 0, 0, -gap))
     loss = total * jnp.log1p(s) + distance
-    return jnp.squeeze(loss, axis), *divide(e, s)
+    return jnp.squeeze(loss, -1), *divide(e, s)
 
 
 @jax.custom_jvp
@@ -263,8 +263,10 @@ def cross_entropy_and_grad(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Ar
 @jax.custom_jvp
 def _columns(z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The loss (n,) and ∂L/∂z (C, n) of columns with one label each."""
-    loss, p, q = _evaluate(z, y, axis=0)
-    return loss, _difference(p, q, y, 1 - y)
+    gap, e = exponentiate(z, axis=0)
+    (s,) = add(e, axis=0)
+    distance = largest(jnp.where(y == 0, 0, -y * gap), axis=0)
+    return jnp.squeeze(jnp.log1p(s) + distance, 0), _difference(*divide(e, s), y, 1 - y)
 
 
 @_columns.defjvp

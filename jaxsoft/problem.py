@@ -98,8 +98,8 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
     def penalty(params: Params) -> jax.Array:
         return _penalty(params, l2)
 
-    def on(inputs: jax.Array, labels: jax.Array) -> Composite:
-        """The loss on these examples."""
+    def on(inputs: jax.Array, labels: jax.Array, shared: bool) -> Composite:
+        """The loss on these examples, the same for all runs or not."""
 
         def outputs(params: Params) -> jax.Array:
             logits = jax.vmap(model.apply, in_axes=(None, 0))(params, inputs)
@@ -109,31 +109,31 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
         loss = Composite(outputs, lambda logits: losses.cost(logits, labels), penalty if penalised else None)
         if not isinstance(model.apply, Perceptron):
             return loss
-        backward = _backward(model.apply.activation, inputs, labels, l2 if penalised else None)
+        backward = _backward(model.apply.activation, inputs, labels, l2 if penalised else None, shared)
         return dataclasses.replace(loss, backward=backward)
 
-    loss = on(x, y)
+    loss = on(x, y, shared=True)
     if isinstance(model.apply, Perceptron):
         loss = _with_mlp_curvature(loss, model.apply.activation, x, y, l2 if penalised else None)
         layers = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
         if len(layers) == 1 and _renewed_cheaply(*x.reshape(len(x), -1).shape):
             loss = dataclasses.replace(loss, preconditioner=_by_class(loss.outputs, x, layers[0].bias is not None, l2))
-    return Problem(model.init, loss, batch=lambda indices: on(x[indices], y[indices]), num_examples=len(y))
+    return Problem(model.init, loss, lambda indices: on(x[indices], y[indices], shared=False), num_examples=len(y))
 
 
 def _backward(
-    activation: str, x: jax.Array, y: jax.Array, l2: float | jax.Array | None
+    activation: str, x: jax.Array, y: jax.Array, l2: float | jax.Array | None, shared: bool
 ) -> Callable[[Layers], tuple[jax.Array, Layers]]:
     """params -> the loss of an MLP and its gradient, by the lecture's backpropagation."""
 
-    def head(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        each, delta = losses.cross_entropy_and_grad(logits, y)
+    def head(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+        each, delta = losses.cross_entropy_and_grad(logits, labels)
         # The mean as a product: fused into a sum, the logarithms would be taken one by one.
-        return jnp.full(each.shape, 1 / len(y), each.dtype) @ each, delta / len(y)
+        return weight @ each, weight[None] * delta
 
     def backward(params: Layers) -> tuple[jax.Array, Layers]:
         columns = x.reshape(len(x), -1).T
-        cost, grad = backpropagation.cost_and_grad(params, ACTIVATIONS[activation], columns, head)
+        cost, grad = backpropagation.cost_and_grad(params, ACTIVATIONS[activation], columns, y, head, in_parts=shared)
         if l2 is None:
             return cost, grad
         pull = jax.tree.map(lambda g, w: g + l2 * w if w.ndim >= 2 else g, grad, params)

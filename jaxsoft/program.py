@@ -21,11 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxsoft import flops
 from jaxsoft.axes import Block
 from jaxsoft.process import DIVERGED, MAX_STEPS, RUNNING, Info, Process, State
 
 SEGMENT_FLOPS = 1e10  # one segment of one device: about a second of small-net work on one core
 CACHE_BYTES = 2**19  # what a block of lanes should fit in on a CPU: half of a common second-level cache
+FEW = 8  # lanes that may take twice as much: that they share each call of a kernel is worth more
 CALL_BYTES = 2**26  # the most that the states and records of one call may take
 BLOCK_BYTES = 2**25  # what lanes that run one after the other may hold together
 CPU_WIDTH, ACCELERATOR_WIDTH = 128, 4096  # the most lanes worth having side by side on a device
@@ -195,12 +197,8 @@ class Program:
         numbers = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in self._number_dtypes.items()}
         return key, jax.ShapeDtypeStruct((), jnp.uint32), numbers
 
-    @functools.cached_property
-    def _lowered_step(self) -> jax.stages.Lowered:
-        def one(lane: Lane, numbers: Numbers) -> Lane:
-            return advance(self._step(numbers), lane, self.limit)
-
-        return jax.jit(one).lower(self.lane, self._lane_arguments()[2])
+    def _advance(self, lane: Lane, numbers: Numbers) -> Lane:
+        return advance(self._step(numbers), lane, self.limit)
 
     @functools.cached_property
     def _text(self) -> str:
@@ -232,12 +230,12 @@ class Program:
         """Sizes from the operations of one step and the memory of one lane, both asked of the compiler.
 
         A kind whose step costs within a factor of two of another's takes that plan's width, and spares a compilation.
-        ``segment``: the most steps of a segment, where the compiler's count of a loop's operations would mislead.
+        ``segment``: the most steps of a segment, where a while loop takes more than is counted.
         """
-        flops = self._compiled_once("flops", self._flops)
+        operations = self._compiled_once("flops", self._flops)
         state_bytes = _bytes(self.lane)
         reason = "as asked"
-        if width is None and like is not None and 0.5 <= flops / like.flops <= 2.0:
+        if width is None and like is not None and 0.5 <= operations / like.flops <= 2.0:
             width, reason = like.width, "like the first kind, whose step costs about the same"
         if width is None:
             needed = -(-lanes // len(self.devices))
@@ -246,11 +244,13 @@ class Program:
             on_cpu = self.devices[0].platform == "cpu"
             most = CPU_WIDTH if on_cpu else ACCELERATOR_WIDTH
             fitting = BLOCK_BYTES if self.one_by_one else CACHE_BYTES
+            if not self.one_by_one and FEW * lane_bytes > CACHE_BYTES:
+                fitting *= 2
             room = fitting // max(lane_bytes, 1) if on_cpu else most
             width = max(1, min(most, _power_of_two_below(room), _power_of_two_above(needed)))
             reason = f"a lane works on {_size(lane_bytes)}, a block may on {_size(fitting)}" if on_cpu else "the most"
             reason += f"; {needed} lanes a device" if width >= needed else ""
-        budget = max(1, int(SEGMENT_FLOPS / (flops * width))) if segment is None else segment
+        budget = max(1, int(SEGMENT_FLOPS / (operations * width))) if segment is None else segment
         interval = max(d for d in range(1, record_every + 1) if record_every % d == 0 and (d <= budget or d == 1))
         looks = max(1, min(budget // interval, -(-int(self.limit) // interval), 4096))
         blocks = 1 if segment else self._blocks(width, interval * looks, budget, lanes, state_bytes)
@@ -258,9 +258,9 @@ class Program:
         self.explanation = (
             f"{width} {'lane' if width == 1 else f'lanes {side}'} on each of {len(self.devices)} devices ({reason}); "
             f"{blocks} such {'block' if blocks == 1 else 'blocks'} and {interval * looks} steps a call, "
-            f"of {flops:.3g} operations a lane"
+            f"of {operations:.3g} operations a lane"
         )
-        return Plan(width, blocks, interval, looks, flops, state_bytes)
+        return Plan(width, blocks, interval, looks, operations, state_bytes)
 
     def _blocks(self, width: int, steps: int, budget: int, lanes: int, state_bytes: int) -> int:
         """More than one where they run to the end within the time of a segment: each call costs the host some ms."""
@@ -272,11 +272,16 @@ class Program:
         return -(-all_blocks // -(-all_blocks // most))
 
     def _flops(self) -> float:
-        return max(float((self._lowered_step.cost_analysis() or {}).get("flops", 0.0)), 1.0)
+        traced = jax.make_jaxpr(self._advance)(self.lane, self._lane_arguments()[2])
+        return max(flops.count(traced), 1.0)
 
     def _scratch_bytes(self) -> int:
-        memory = self._lowered_step.compile().memory_analysis()
-        return memory.temp_size_in_bytes if memory is not None else 0
+        """What a lane works on, beside its state and what all lanes of a block share."""
+        several = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((FEW, *x.shape), x.dtype), (self.lane, self._lane_arguments()[2])
+        )
+        memory = jax.jit(jax.vmap(self._advance)).lower(*several).compile().memory_analysis()
+        return memory.temp_size_in_bytes // FEW if memory is not None else 0
 
     def _compiled_once(self, what: Hashable, make: Callable[[], Made]) -> Made:
         """What was made for the same computation before. A callback's text does not say which function it calls."""

@@ -58,7 +58,8 @@ def _total(x: jax.Array, axis: int = -1) -> jax.Array:
     return jnp.sum(x, axis=axis, keepdims=True)
 
 
-def _largest(x: jax.Array, axis: int) -> jax.Array:
+def largest(x: jax.Array, axis: int) -> jax.Array:
+    """The largest over the classes, (..., 1), of columns (1, n)."""
     if x.shape[axis] <= _FEW[axis]:
         return functools.reduce(jax.lax.max, _classes(x, axis))
     return jnp.max(x, axis=axis, keepdims=True)
@@ -71,7 +72,7 @@ def _classes(x: jax.Array, axis: int) -> list[jax.Array]:
 
 def exponentiate(z: jax.Array, axis: int = -1) -> tuple[jax.Array, jax.Array]:
     """Step 1: the gaps z - max z <= 0 and e = exp(z - max z) in [0, 1], each (..., C); axis 0: of columns (C, n)."""
-    gap = z - _largest(z, axis)
+    gap = z - largest(z, axis)
     return gap, jnp.exp(gap)
 
 

@@ -224,7 +224,7 @@ def run(
         out: a folder for a Zarr store that is written chunk by chunk; the same call on it resumes. None: memory.
         config: plain data kept with the results, and compared on resuming.
         width, chunk, segment: lanes side by side on a device, lanes committed at once, and steps between two looks at
-            the clock; planned if not given. A step with a loop inside costs more than the compiler counts: say segment.
+            the clock; planned if not given. A step with a while loop costs more than is counted: say segment.
         progress: show progress on standard error.
         verbose: say there how the lanes of each kind are laid out, and why.
 

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jaxsoft import data, models, problem, train
+from jaxsoft import backpropagation, data, models, problem, train
 from jaxsoft.curvature import Composite, value_and_grad
 
 CASES = {
@@ -59,6 +61,48 @@ def test_equals_jax_grad_over_many_runs_and_batches(name):
     ours = jax.jit(jax.vmap(lambda w, i: value_and_grad(p.batch(i), w)))(runs, batches)
     theirs = jax.vmap(lambda w, i: jax.value_and_grad(p.batch(i))(w))(runs, batches)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_part_by_part_equals_jax_grad(name, monkeypatch):
+    """50 examples in three parts of 20, the last of which overlaps; the tolerance of ``test_equals_jax_grad``."""
+    sizes, options = CASES[name]
+    monkeypatch.setattr(backpropagation, "LEAST", 12)
+    monkeypatch.setattr(backpropagation, "MULTIPLE", 4)
+    monkeypatch.setattr(backpropagation, "PART_BYTES", 1)  # sizes from 12 to 24
+    monkeypatch.setattr(backpropagation, "TWICE", 1.2)
+    with jax.enable_x64(True):
+        p = made(sizes, 0.1, **options)
+        params = biased(p.init(jax.random.key(0)))
+        assert "scan" in str(jax.make_jaxpr(lambda w: value_and_grad(p.loss, w))(params))
+        assert "scan" not in str(jax.make_jaxpr(lambda w: value_and_grad(p.batch(jnp.arange(50)), w))(params))
+        chex.assert_trees_all_close(
+            value_and_grad(p.loss, params), jax.value_and_grad(p.loss)(params), rtol=1e-13, atol=1e-15
+        )
+
+
+@given(st.integers(1, 3000), st.integers(1, 300))
+def test_every_example_is_in_the_mean_once(examples, size):
+    size = min(size, examples)
+    starts, weights = backpropagation._parts(examples, size)
+    which = starts[:, None] + np.arange(size)
+    assert which.min() == 0 and which.max() == examples - 1
+    np.testing.assert_allclose(np.bincount(which.ravel(), weights.ravel()), 1 / examples, rtol=1e-15)
+
+
+def test_parts_where_they_pay():
+    """As many examples at a time as fit; none where the inputs, which are copied, are much longer than the outputs."""
+
+    def layer(inputs, outputs):
+        return models.Layer(jax.ShapeDtypeStruct((outputs, inputs), jnp.float32), None)
+
+    def x(inputs, examples):
+        return jax.ShapeDtypeStruct((inputs, examples), jnp.float32)
+
+    net = [layer(64, 32), layer(32, 10)]
+    sizes = [backpropagation._part(net, x(64, n)) for n in (100, 256, 257, 300, 1797)]
+    assert sizes == [100, 256, 257, 160, 208]  # 257 would be 288, 300 are 320, 1,797 are 1,872, as in parts of 144
+    assert backpropagation._part([layer(784, 10)], x(784, 5000)) == 5000
 
 
 def test_keeps_its_digits_where_the_model_is_certain():
