@@ -98,6 +98,9 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
     def penalty(params: Params) -> jax.Array:
         return _penalty(params, l2)
 
+    if isinstance(model.apply, Perceptron):
+        by_hand = _cost_and_grad(model.apply.activation, l2 if penalised else None)
+
     def on(inputs: jax.Array, labels: jax.Array, shared: bool) -> Composite:
         """The loss on these examples, the same for all runs or not."""
 
@@ -106,11 +109,15 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
             chex.assert_shape(logits, (len(inputs), dataset.num_classes))
             return logits
 
-        loss = Composite(outputs, lambda logits: losses.cost(logits, labels), penalty if penalised else None)
-        if not isinstance(model.apply, Perceptron):
-            return loss
-        backward = _backward(model.apply.activation, inputs, labels, l2 if penalised else None, shared)
-        return dataclasses.replace(loss, backward=backward)
+        def backward(params: Params) -> tuple[jax.Array, Params]:
+            return by_hand(params, inputs, labels, shared)
+
+        return Composite(
+            outputs,
+            lambda logits: losses.cost(logits, labels),
+            penalty if penalised else None,
+            backward=backward if isinstance(model.apply, Perceptron) else None,
+        )
 
     loss = on(x, y, shared=True)
     if isinstance(model.apply, Perceptron):
@@ -121,17 +128,19 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
     return Problem(model.init, loss, lambda indices: on(x[indices], y[indices], shared=False), num_examples=len(y))
 
 
-def _backward(
-    activation: str, x: jax.Array, y: jax.Array, l2: float | jax.Array | None, shared: bool
-) -> Callable[[Layers], tuple[jax.Array, Layers]]:
-    """params -> the loss of an MLP and its gradient, by the lecture's backpropagation."""
+def _cost_and_grad(activation: str, l2: float | jax.Array | None) -> Callable[..., tuple[jax.Array, Layers]]:
+    """(params, x, y, shared) -> the loss of an MLP and its gradient, by the lecture's backpropagation.
+
+    ``shared``: whether all runs have these examples.
+    """
 
     def head(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
         each, delta = losses.cross_entropy_and_grad(logits, labels)
         # The mean as a product: fused into a sum, the logarithms would be taken one by one.
         return weight @ each, weight[None] * delta
 
-    def backward(params: Layers) -> tuple[jax.Array, Layers]:
+    @functools.partial(jax.jit, static_argnums=3)  # traced once, for the start, the steps and the sweeps that follow
+    def by_hand(params: Layers, x: jax.Array, y: jax.Array, shared: bool) -> tuple[jax.Array, Layers]:
         columns = x.reshape(len(x), -1).T
         cost, grad = backpropagation.cost_and_grad(params, ACTIVATIONS[activation], columns, y, head, in_parts=shared)
         if l2 is None:
@@ -139,7 +148,7 @@ def _backward(
         pull = jax.tree.map(lambda g, w: g + l2 * w if w.ndim >= 2 else g, grad, params)
         return cost + _penalty(params, l2), pull
 
-    return backward
+    return by_hand
 
 
 # What may be done to the units of a hidden layer without changing the outputs.

@@ -51,19 +51,19 @@ SMALL, DIGITS, LINEAR = (2, 8, 3), (64, 32, 10), (10, 10, 10)
 
 FULL = (
     Item(
-        "a", SMALL, "128 points", 4096, 500,
+        "a", SMALL, "128 points", 4096, 1000,
         amounts={"plain": (4096, 100), "torch.func": (4096, 25), "torch loop": (2, 300)},
     ),
     Item(
-        "b", DIGITS, "digits", 256, 60,
+        "b", DIGITS, "digits", 256, 150,
         amounts={"plain": (256, 20), "torch.func": (64, 20), "torch loop": (4, 100)},
     ),
     Item(
-        "c", DIGITS, "digits", 256, 560, batch=64,
+        "c", DIGITS, "digits", 256, 1400, batch=64,
         amounts={"plain": (256, 112), "torch.func": (256, 56), "torch loop": (4, 280)},
     ),
     Item(
-        "d", LINEAR, "100 points", 10_000, 100, "linear", "gd", 0.1,
+        "d", LINEAR, "100 points", 10_000, 200, "linear", "gd", 0.1,
         amounts={"plain": (10_000, 20), "torch.func": (10_000, 10), "torch loop": (4, 300)},
     ),
 )  # fmt: skip
