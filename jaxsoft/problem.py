@@ -109,7 +109,7 @@ def classification(model: Model, dataset: Dataset, l2: float | jax.Array = 0.0) 
             chex.assert_shape(logits, (len(inputs), dataset.num_classes))
             return logits
 
-        def backward(params: Params) -> tuple[jax.Array, Params]:
+        def backward(params: Layers) -> tuple[jax.Array, Layers]:
             return by_hand(params, inputs, labels, shared)
 
         return Composite(

@@ -252,7 +252,7 @@ class Program:
             reason += f"; {needed} lanes a device" if width >= needed else ""
         budget = max(1, int(SEGMENT_FLOPS / (operations * width))) if segment is None else segment
         interval = max(d for d in range(1, record_every + 1) if record_every % d == 0 and (d <= budget or d == 1))
-        looks = max(1, min(budget // interval, -(-int(self.limit) // interval), 4096))
+        looks = _even(max(1, -(-int(self.limit) // interval)), min(max(1, budget // interval), 4096))
         blocks = 1 if segment else self._blocks(width, interval * looks, budget, lanes, state_bytes)
         side = "one after the other" if self.one_by_one else "side by side"
         self.explanation = (
@@ -269,7 +269,7 @@ class Program:
         all_blocks = -(-lanes // (width * len(self.devices)))
         bytes_per_block = width * len(self.devices) * (state_bytes + steps * _bytes(self.outcome.record))
         most = max(1, min(budget // steps, CALL_BYTES // bytes_per_block, all_blocks))
-        return -(-all_blocks // -(-all_blocks // most))
+        return _even(all_blocks, most)
 
     def _flops(self) -> float:
         traced = jax.make_jaxpr(self._advance)(self.lane, self._lane_arguments()[2])
@@ -392,6 +392,11 @@ def _bytes(tree: object) -> int:
 
 def _size(count: int) -> str:
     return f"{count / 2**20:.3g} MiB" if count >= 2**20 else f"{count / 2**10:.3g} KiB"
+
+
+def _even(total: int, most: int) -> int:
+    """The size of as few equal parts as have at most ``most`` each, or the last would be computed for little."""
+    return -(-total // -(-total // most))
 
 
 def _power_of_two_below(n: int) -> int:

@@ -51,7 +51,7 @@ SMALL, DIGITS, LINEAR = (2, 8, 3), (64, 32, 10), (10, 10, 10)
 
 FULL = (
     Item(
-        "a", SMALL, "128 points", 4096, 1000,
+        "a", SMALL, "128 points", 4096, 500,
         amounts={"plain": (4096, 100), "torch.func": (4096, 25), "torch loop": (2, 300)},
     ),
     Item(
@@ -63,7 +63,7 @@ FULL = (
         amounts={"plain": (256, 112), "torch.func": (256, 56), "torch loop": (4, 280)},
     ),
     Item(
-        "d", LINEAR, "100 points", 10_000, 200, "linear", "gd", 0.1,
+        "d", LINEAR, "100 points", 10_000, 100, "linear", "gd", 0.1,
         amounts={"plain": (10_000, 20), "torch.func": (10_000, 10), "torch loop": (4, 300)},
     ),
 )  # fmt: skip
