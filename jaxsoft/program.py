@@ -25,7 +25,7 @@ from jaxsoft import flops
 from jaxsoft.axes import Block
 from jaxsoft.process import DIVERGED, MAX_STEPS, RUNNING, Info, Process, State
 
-SEGMENT_FLOPS = 1e10  # one segment of one device: about a second of small-net work on one core
+SEGMENT_FLOPS = 2e10  # one segment of one device: about a second of small-net work on one core
 CACHE_BYTES = 2**19  # what a block of lanes should fit in on a CPU: half of a common second-level cache
 FEW = 8  # lanes that may take twice as much: that they share each call of a kernel is worth more
 CALL_BYTES = 2**26  # the most that the states and records of one call may take
@@ -269,7 +269,8 @@ class Program:
         all_blocks = -(-lanes // (width * len(self.devices)))
         bytes_per_block = width * len(self.devices) * (state_bytes + steps * _bytes(self.outcome.record))
         most = max(1, min(budget // steps, CALL_BYTES // bytes_per_block, all_blocks))
-        return _even(all_blocks, most)
+        # The last call computes as many blocks as the rest; a call's cost on the host is about a hundredth of a segment.
+        return min(range(1, most + 1), key=lambda count: -(-all_blocks // count) * (count + 0.01 * most))
 
     def _flops(self) -> float:
         traced = jax.make_jaxpr(self._advance)(self.lane, self._lane_arguments()[2])

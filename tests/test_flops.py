@@ -1,8 +1,10 @@
-"""Operations are counted with each pass of a scan; the engine plans by them and by the memory of several lanes."""
+"""Operations are counted with each pass of a scan; by them, and by the memory of several lanes, the engine plans."""
 
 import jax
 import jax.numpy as jnp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxsoft import axes, flops, process, program
 
@@ -57,3 +59,23 @@ def test_lanes_side_by_side_fit_the_cache(bytes_, width, monkeypatch):
     monkeypatch.setattr(program.Program, "_scratch_bytes", lambda self: bytes_)
     monkeypatch.setattr(program, "_COMPILED", type(program._COMPILED)())
     assert made.plan(1, 10_000).width == width
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**4))
+def test_parts_of_equal_length_leave_little_over(total, most):
+    """As few as can be, and together less than one step each longer than asked."""
+    size = program._even(total, most)
+    parts = -(-total // size)
+    assert 1 <= size <= most
+    assert parts <= -(-total // most)
+    assert parts * size - total < parts
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(100, 100), (130, 130), (131, 66), (400, 100)])
+def test_the_last_segment_is_as_long_as_the_rest(limit, steps, monkeypatch):
+    """With 130 steps to a segment: a second one for a single step would cost as much as 130."""
+    made = program.Program(halves(), next(axes.Grid({"run": axes.Seeds(8)}).blocks()), [], limit)
+    monkeypatch.setattr(program.Program, "_flops", lambda self: program.SEGMENT_FLOPS / 130)
+    monkeypatch.setattr(program, "_COMPILED", type(program._COMPILED)())
+    plan = made.plan(1, 8, 1)
+    assert plan.interval * plan.looks == steps
