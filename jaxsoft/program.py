@@ -269,7 +269,7 @@ class Program:
         all_blocks = -(-lanes // (width * len(self.devices)))
         bytes_per_block = width * len(self.devices) * (state_bytes + steps * _bytes(self.outcome.record))
         most = max(1, min(budget // steps, CALL_BYTES // bytes_per_block, all_blocks))
-        # The last call computes as many blocks as the rest; a call's cost on the host is about a hundredth of a segment.
+        # The last call computes as many blocks as the rest; the host takes about a hundredth of a segment for a call.
         return min(range(1, most + 1), key=lambda count: -(-all_blocks // count) * (count + 0.01 * most))
 
     def _flops(self) -> float:
