@@ -50,8 +50,7 @@ def cost_and_grad(
     """
     examples = x.shape[1]
     size = _part(layers, x) if in_parts else examples
-    if size == examples:
-        return _sweep(layers, activation, x, head, y, jnp.full(examples, 1 / examples, x.dtype))
+    kind = jnp.result_type(x, *jax.tree.leaves(layers))
     starts, weights = _parts(examples, size)
     Sums = tuple[jax.Array, Layers]
 
@@ -61,8 +60,12 @@ def cost_and_grad(
         labels = jax.lax.dynamic_slice_in_dim(y, start, size)
         return jax.tree.map(jnp.add, sums, _sweep(layers, activation, inputs, head, labels, weight)), None
 
-    zero = jnp.zeros((), jnp.result_type(x, *jax.tree.leaves(layers))), jax.tree.map(jnp.zeros_like, tuple(layers))
-    return jax.lax.scan(add, zero, (jnp.asarray(starts), jnp.asarray(weights, x.dtype)))[0]
+    if size == examples:
+        cost, grads = _sweep(layers, activation, x, head, y, jnp.asarray(weights[0], kind))
+    else:
+        zero = jnp.zeros((), kind), jax.tree.map(lambda w: jnp.zeros(w.shape, kind), tuple(layers))
+        (cost, grads), _ = jax.lax.scan(add, zero, (jnp.asarray(starts), jnp.asarray(weights, kind)))
+    return cost, jax.tree.map(lambda g, w: g.astype(w.dtype), grads, tuple(layers))
 
 
 def _part(layers: Sequence[Layer], x: jax.Array) -> int:
@@ -101,9 +104,7 @@ def _sweep(
     for number in reversed(range(len(layers))):
         # As an array of its own: fused into each of its uses, δ would be computed again for every one of them.
         layer, delta = layers[number], jax.lax.optimization_barrier(delta)
-        weight = (delta @ inputs[number].T).astype(layer.weight.dtype)
-        bias = None if layer.bias is None else jnp.sum(delta, axis=1).astype(layer.bias.dtype)
-        grads.insert(0, Layer(weight, bias))
+        grads.insert(0, Layer(delta @ inputs[number].T, None if layer.bias is None else jnp.sum(delta, axis=1)))
         if number > 0:
             # Wᵀ as an array of its own, too: products with a transposed left side take a slower way.
             (delta,) = slopes[number - 1](jax.lax.optimization_barrier(layer.weight.T) @ delta)

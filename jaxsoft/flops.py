@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun, jaxprs_in_params
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def count(traced: ClosedJaxpr) -> float:
-    """Floating-point operations, transcendental functions not among them.
+    """Floating-point operations for what comes out, transcendental functions not among them.
 
     >>> import jax.numpy as jnp
     >>> matrix = jnp.ones((100, 100))
@@ -21,7 +22,8 @@ def count(traced: ClosedJaxpr) -> float:
     >>> round(count(power(jnp.ones(100))) / (2 * 100 * 100))
     10
     """
-    return _counted(traced)[1]
+    alive, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.out_avals), instantiate=True)
+    return _counted(traced.replace(jaxpr=alive))[1]
 
 
 def _counted(traced: ClosedJaxpr) -> tuple[float, float]:

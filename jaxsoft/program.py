@@ -278,11 +278,14 @@ class Program:
 
     def _scratch_bytes(self) -> int:
         """What a lane works on, beside its state and what all lanes of a block share."""
-        several = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((FEW, *x.shape), x.dtype), (self.lane, self._lane_arguments()[2])
-        )
-        memory = jax.jit(jax.vmap(self._advance)).lower(*several).compile().memory_analysis()
-        return memory.temp_size_in_bytes // FEW if memory is not None else 0
+        lane, numbers = self.lane, self._lane_arguments()[2]
+        if self.one_by_one:
+            together, compiled = 1, jax.jit(self._advance).lower(lane, numbers).compile()
+        else:
+            several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((FEW, *x.shape), x.dtype), (lane, numbers))
+            together, compiled = FEW, jax.jit(jax.vmap(self._advance)).lower(*several).compile()
+        memory = compiled.memory_analysis()
+        return memory.temp_size_in_bytes // together if memory is not None else 0
 
     def _compiled_once(self, what: Hashable, make: Callable[[], Made]) -> Made:
         """What was made for the same computation before. A callback's text does not say which function it calls."""

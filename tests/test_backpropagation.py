@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxsoft import backpropagation, data, models, problem, train
+from jaxsoft import backpropagation, data, losses, models, problem, train
 from jaxsoft.curvature import Composite, value_and_grad
 
 CASES = {
@@ -79,6 +79,37 @@ def test_part_by_part_equals_jax_grad(name, monkeypatch):
         chex.assert_trees_all_close(
             value_and_grad(p.loss, params), jax.value_and_grad(p.loss)(params), rtol=1e-13, atol=1e-15
         )
+
+
+def test_half_precision_is_rounded_once():
+    """25 parts in bfloat16: against float64 no more than two roundings to 8 bits, as without parts. Ten times as much
+    comes out if the parts are added up in bfloat16."""
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(4, 20_000)), jnp.float32), jnp.asarray(rng.integers(0, 3, 20_000))
+    net = made([4, 32, 3]).init(jax.random.key(0))
+    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), net)
+
+    def head(z, labels, weight):
+        each, delta = losses.cross_entropy_and_grad(z, labels)
+        return weight @ each, weight[None] * delta
+
+    assert backpropagation._part(half, x) < 1000
+    found = backpropagation.cost_and_grad(half, jnp.tanh, x, y, head, in_parts=True)[1]
+    whole = backpropagation.cost_and_grad(half, jnp.tanh, x, y, head)[1]
+    for part, one in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+        assert part.dtype == jnp.bfloat16
+        a, b = (np.asarray(v, np.float64) for v in (part, one))
+        assert np.abs(a - b).max() <= 2**-8 * np.abs(b).max()
+
+
+def test_an_infinite_loss_in_two_parts_is_infinite():
+    """The example that the last part takes once more, with the weight 0: 0 times infinity would be NaN."""
+    examples = data.dataset(np.ones((300, 64)), [2] * 299 + [0], num_classes=3)
+    p = problem.classification(models.mlp([64, 32, 3]), examples)
+    first, last = p.init(jax.random.key(0))
+    params = first, last._replace(bias=jnp.array([0.0, 0.0, -jnp.inf]))
+    assert backpropagation._part(params, jnp.ones((64, 300))) == 160
+    assert value_and_grad(p.loss, params)[0] == p.loss(params) == jnp.inf
 
 
 @given(st.integers(1, 3000), st.integers(1, 300))

@@ -38,6 +38,16 @@ def test_every_pass_of_a_scan_counts(name):
     assert products * PRODUCT <= counted < (products + 0.05 * products + 0.01) * PRODUCT
 
 
+def test_what_is_not_asked_for_does_not_count():
+    """A loop whose result is dropped, as a record between two looks is; and what a loop hands out for nothing."""
+
+    def step(x):
+        nested(x)
+        return jax.lax.scan(lambda y, _: (MATRIX @ y, times(50)(y)), x, length=4)[0]
+
+    assert 4 * PRODUCT <= flops.count(jax.make_jaxpr(step)(jnp.ones(64))) < 4.3 * PRODUCT
+
+
 def test_a_while_loop_counts_once():
     def until(x):
         return jax.lax.while_loop(lambda y: jnp.sum(y) < 1e9, lambda y: MATRIX @ (2 * y), x)

@@ -255,6 +255,17 @@ def test_start_and_segment_are_traced_once(monkeypatch):
     assert counts == [1, 1]
 
 
+def test_lanes_one_by_one_need_no_rule_for_vmap():
+    """What decomposes a matrix on a CPU is not vmapped, also not to be measured: a callback without a rule is none."""
+
+    def step(x):
+        seen = jax.pure_callback(np.asarray, jax.ShapeDtypeStruct((), x.dtype), jnp.linalg.eigvalsh(x)[0])
+        return 0.5 * x, Info(jnp.zeros((), jnp.int32), {"least": seen}, {})
+
+    ds = sweep.run(Process(lambda key: jnp.eye(3), step), {"run": sweep.Seeds(3)}, seed=0, steps=2)
+    np.testing.assert_allclose(ds["least"], [[1.0, 0.5, 0.25]] * 3, rtol=1e-6)
+
+
 def test_no_lane_talks_to_another_device():
     grid = Grid({"eta": [0.1], "run": sweep.Seeds(8)})
     program = Program(saddle, next(grid.blocks()), ["eta"], 10)
