@@ -58,10 +58,10 @@ def cost_and_grad(
         start, weight = part
         inputs = jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
         labels = jax.lax.dynamic_slice_in_dim(y, start, size)
-        return jax.tree.map(jnp.add, sums, _sweep(layers, activation, inputs, head, labels, weight)), None
+        return jax.tree.map(jnp.add, sums, _through(layers, activation, inputs, head, labels, weight)), None
 
     if size == examples:
-        cost, grads = _sweep(layers, activation, x, head, y, jnp.asarray(weights[0], kind))
+        cost, grads = _through(layers, activation, x, head, y, jnp.asarray(weights[0], kind))
     else:
         zero = jnp.zeros((), kind), jax.tree.map(lambda w: jnp.zeros(w.shape, kind), tuple(layers))
         (cost, grads), _ = jax.lax.scan(add, zero, (jnp.asarray(starts), jnp.asarray(weights, kind)))
@@ -90,10 +90,10 @@ def _parts(examples: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(starts, last), weights
 
 
-def _sweep(
+def _through(
     layers: Sequence[Layer], activation: Activation, x: jax.Array, head: Head, y: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, Layers]:
-    """Forward and backward through the layers."""
+    """Forward and backward through the layers, for these examples."""
     inputs, slopes = [x], []
     for layer in layers[:-1]:
         h, slope = jax.vjp(activation, _affine(layer, inputs[-1]))
