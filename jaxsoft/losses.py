@@ -263,9 +263,9 @@ def cross_entropy_and_grad(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Ar
 @jax.custom_jvp
 def _columns(z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The loss (n,) and ∂L/∂z (C, n) of columns with one label each."""
-    gap, e = exponentiate(z, axis=0)
+    _, e = exponentiate(z, axis=0)
     (s,) = add(e, axis=0)
-    distance = largest(jnp.where(y == 0, 0, -y * gap), axis=0)
+    distance = largest(z, axis=0) - largest(jnp.where(y == 0, -jnp.inf, y * z), axis=0)
     return jnp.squeeze(jnp.log1p(s) + distance, 0), _difference(*divide(e, s), y, 1 - y)
 
 

@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxsoft import flops
+from jaxsoft import flops, machine
 from jaxsoft.axes import Block
 from jaxsoft.process import DIVERGED, MAX_STEPS, RUNNING, Info, Process, State
 
 SEGMENT_FLOPS = 2e10  # one segment of one device: about a second of small-net work on one core
-CACHE_BYTES = 2**19  # what a block of lanes should fit in on a CPU: half of a common second-level cache
-FEW = 8  # lanes that may take twice as much: that they share each call of a kernel is worth more
+CACHE_SHARE = 0.5  # of a core's second-level cache, for a block of lanes on a CPU
+SEVERAL = 8  # lanes among which the memory of one is measured
 CALL_BYTES = 2**26  # the most that the states and records of one call may take
 BLOCK_BYTES = 2**25  # what lanes that run one after the other may hold together
 CPU_WIDTH, ACCELERATOR_WIDTH = 128, 4096  # the most lanes worth having side by side on a device
@@ -243,9 +243,7 @@ class Program:
             lane_bytes = state_bytes + scratch
             on_cpu = self.devices[0].platform == "cpu"
             most = CPU_WIDTH if on_cpu else ACCELERATOR_WIDTH
-            fitting = BLOCK_BYTES if self.one_by_one else CACHE_BYTES
-            if not self.one_by_one and FEW * lane_bytes > CACHE_BYTES:
-                fitting *= 2
+            fitting = BLOCK_BYTES if self.one_by_one else int(CACHE_SHARE * machine.cache_bytes())
             room = fitting // max(lane_bytes, 1) if on_cpu else most
             width = max(1, min(most, _power_of_two_below(room), _power_of_two_above(needed)))
             reason = f"a lane works on {_size(lane_bytes)}, a block may on {_size(fitting)}" if on_cpu else "the most"
@@ -280,10 +278,10 @@ class Program:
         """What a lane works on, beside its state and what all lanes of a block share."""
         lane, numbers = self.lane, self._lane_arguments()[2]
         if self.one_by_one:
-            together, compiled = 1, jax.jit(self._advance).lower(lane, numbers).compile()
+            together, compiled = 1, self._translated(jax.jit(self._advance).lower(lane, numbers))
         else:
-            several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((FEW, *x.shape), x.dtype), (lane, numbers))
-            together, compiled = FEW, jax.jit(jax.vmap(self._advance)).lower(*several).compile()
+            several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((SEVERAL, *x.shape), x.dtype), (lane, numbers))
+            together, compiled = SEVERAL, self._translated(jax.jit(jax.vmap(self._advance)).lower(*several))
         memory = compiled.memory_analysis()
         return memory.temp_size_in_bytes // together if memory is not None else 0
 
@@ -323,7 +321,10 @@ class Program:
         many = functools.partial(self._many, lanes)
         starting = self._sharded(self._traced_start, plan.width).lower(key, many(run), many(numbers))
         running = self._sharded(segment, plan.width, donate=1).lower(self.limit, many(self.lane), many(numbers))
-        return starting.compile(), running.compile()
+        return self._translated(starting), self._translated(running)
+
+    def _translated(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        return lowered.compile(compiler_options=dict(machine.compiler_options(self.devices[0].platform)))
 
     def _many(self, lanes: int, tree: object) -> object:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((lanes, *x.shape), x.dtype, sharding=self.sharding), tree)

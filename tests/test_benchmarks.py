@@ -159,7 +159,7 @@ class Here:
         pass
 
 
-LIMITS = {name: items.Limits(1e11, 2e9, 2e9, 1e9, 1e10, 2**21) for name in ("machine", "xla")}
+TINY_LIMITS = {"window": 0.0, "gemm_size": 64, "elements": 256, "stream": 4096}
 TINY = {
     item.name: dataclasses.replace(
         item, runs=3, steps=28 if item.batch else 4, amounts={"torch.func": (2, 28 if item.batch else 3)}
@@ -172,12 +172,17 @@ TINY = {
 def test_every_side_does_the_same_work(item, quick_compilation):
     rows = {side: Here(side) for side in worker.SIDES if not race.not_installed(side)}
     assert {"jaxsoft", "plain"} <= set(rows)
-    for row in race.race(item, rows, LIMITS, repeats=2, rest=0.0):
+    for row in race.race(item, rows, TINY_LIMITS, repeats=2, rest=0.0):
         assert row.valid, row
         assert row.difference == 0.0 if row.side == "jaxsoft" else row.difference < race.SAME_WITH_BATCHES
         assert len(row.seconds) == len(row.rates) == 2
         assert len(row.ratios) == (0 if row.side == "jaxsoft" else 2)
-        assert row.share > 0
+        assert len(row.shares) == len(row.xla_shares) == 2
+        assert min(row.xla_shares) > 0
+        if row.side == "jaxsoft":  # a round's share is that of its own limits
+            needed = items.work(item, row.limits[0]["machine"].cache_bytes)
+            limits = [now["machine"].seconds(needed) for now in row.limits]
+            assert row.shares == tuple(s * rate for s, rate in zip(limits, row.rates, strict=True))
 
 
 def test_a_side_that_computes_something_else_is_found(quick_compilation):
@@ -208,7 +213,7 @@ def test_the_work_is_what_the_compiler_counts():
 
 
 def test_the_limits_are_measured():
-    found = Here("jaxsoft").ask("limits", gemm_size=64, elements=256, stream=4096, repeats=1)
+    found = Here("jaxsoft").ask("limits", **TINY_LIMITS)
     machine, xla = (items.Limits(**found[name]) for name in ("machine", "xla"))
     for rate in ("gemm", "tanh", "exp", "log", "bandwidth"):
         assert getattr(machine, rate) >= getattr(xla, rate) > 0
@@ -266,11 +271,11 @@ def test_calls_in_turn_go_forwards_and_backwards():
 
 
 def measured(ratio=1.0, **changes):
-    ours = race.Row("a", "(a)", "jaxsoft", seconds=(1.0,), rates=(2.0,), share=0.5)
+    ours = race.Row("a", "(a)", "jaxsoft", seconds=(1.0,), rates=(2.0,), shares=(0.1, 0.5, 0.7))
     peer = dataclasses.replace(ours, side="plain", ratios=(9.0, ratio, 0.1), difference=0.0, **changes)
     absent = race.Row("a", "(a)", "torch.func", note="torch not installed")
     held = race.Memory("runs", 2, 8, 8, 10**8, 2 * 10**8)
-    return sweeps.Results({}, LIMITS, [ours, peer, absent], [held])
+    return sweeps.Results({}, [ours, peer, absent], [held])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxsoft import axes, flops, process, program
+from jaxsoft import axes, flops, machine, process, program
 
 MATRIX = jnp.eye(64)
 PRODUCT = 2 * 64 * 64
@@ -62,10 +62,13 @@ def halves():
     return process.Process(lambda key: jax.random.normal(key, (8,)), step)
 
 
-@pytest.mark.parametrize(("bytes_", "width"), [(4_000, 128), (32_000, 16), (70_000, 8), (250_000, 4), (2**30, 1)])
-def test_lanes_side_by_side_fit_the_cache(bytes_, width, monkeypatch):
-    """As many as fit half a MiB; up to eight may take a whole one."""
+@pytest.mark.parametrize(
+    ("cache", "bytes_", "width"),
+    [(2**20, 4_000, 128), (2**20, 32_000, 16), (2**20, 70_000, 4), (2**21, 70_000, 8), (2**21, 2**30, 1)],
+)
+def test_lanes_side_by_side_fit_half_of_the_cache(cache, bytes_, width, monkeypatch):
     made = program.Program(halves(), next(axes.Grid({"run": axes.Seeds(10_000)}).blocks()), [], 10)
+    monkeypatch.setattr(machine, "cache_bytes", lambda: cache)
     monkeypatch.setattr(program.Program, "_scratch_bytes", lambda self: bytes_)
     monkeypatch.setattr(program, "_COMPILED", type(program._COMPILED)())
     assert made.plan(1, 10_000).width == width

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from experiments.benchmarks.items import Item, Limits, examples, losses_at, work
 from experiments.benchmarks.timing import in_turn, missing
 from experiments.benchmarks.worker import NEEDS, Process
 
-OURS = "jaxsoft"
+OURS, LIMITS = "jaxsoft", "limits"
 # The largest relative difference of median losses: with all examples the sides do the same arithmetic in another order;
 # with batches they draw other ones, and a slow side has few runs; the largest learning rates of the grid are too large
 # for some optimizers, and blow rounding up.
@@ -29,8 +30,8 @@ class Row:
     """One side at one work item; what is not known is NaN.
 
     rates: run-steps a second, a repeat each. ratios: our rate over this one, repeat by repeat; empty for our own.
-    share, xla_share: of the limit of the machine, and of the limit with XLA's functions. difference: of the median
-    losses from ours, relative; ``valid`` where it is small.
+    shares, xla_shares: of the limit of the machine, and of the limit with XLA's functions, repeat by repeat; limits:
+    those, in our own row. difference: of the median losses from ours, relative; ``valid`` where it is small.
     """
 
     item: str
@@ -42,8 +43,9 @@ class Row:
     seconds: tuple[float, ...] = ()
     rates: tuple[float, ...] = ()
     ratios: tuple[float, ...] = ()
-    share: float = math.nan
-    xla_share: float = math.nan
+    shares: tuple[float, ...] = ()
+    xla_shares: tuple[float, ...] = ()
+    limits: tuple[dict[str, Limits], ...] = ()
     difference: float = math.nan
     valid: bool = True
     note: str = ""
@@ -61,10 +63,8 @@ class Memory:
     peak: int
 
 
-def race(
-    item: Item, sides: Mapping[str, Process], limits: Mapping[str, Limits], repeats: int, rest: float
-) -> list[Row]:
-    """Cold once each, then the warm repeats, every side in turn."""
+def race(item: Item, sides: Mapping[str, Process], sizes: Mapping[str, float], repeats: int, rest: float) -> list[Row]:
+    """Cold once each, then the warm repeats, every side in turn, and the limits (of these sizes) among them."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start = str(folder / "start.npz")
@@ -78,20 +78,33 @@ def race(
 
         cold = {side: ask(side, str(folder / f"{side}.npy")) for side in sides}
         losses = {side: np.load(folder / f"{side}.npy") for side in sides}
-    warm = in_turn({side: functools.partial(ask, side) for side in sides}, repeats)
+
+    def measured() -> dict[str, Limits]:
+        time.sleep(rest)
+        return {name: Limits(**made) for name, made in sides[OURS].ask("limits", **sizes).items()}
+
+    calls: dict[str, Callable[[], Any]] = {OURS: functools.partial(ask, OURS), LIMITS: measured}
+    calls |= {side: functools.partial(ask, side) for side in sides}
+    measured()  # compiles
+    warm: dict[str, list[Any]] = in_turn(calls, repeats)
+    limits: tuple[dict[str, Limits], ...] = tuple(warm.pop(LIMITS))
     rates = {side: tuple(math.prod(item.amount(side)) / s for s in warm[side]) for side in sides}
-    needed = work(item, limits["machine"].cache_bytes)
+    needed = work(item, limits[0]["machine"].cache_bytes)
     rows = []
     for side in sides:
         runs, steps = item.amount(side)
-        share, xla_share = (limits[by].seconds(needed) * float(np.median(rates[side])) for by in ("machine", "xla"))
+        shares, xla_shares = (
+            tuple(now[by].seconds(needed) * rate for now, rate in zip(limits, rates[side], strict=True))
+            for by in ("machine", "xla")
+        )
         apart = difference(item, losses[OURS], losses[side])
         ratios = () if side == OURS else tuple(a / b for a, b in zip(rates[OURS], rates[side], strict=True))
         rows.append(
             Row(
                 item.name, item.title, side, f"{runs:,} x {steps}", cold[side],
                 max(0.0, cold[side] - float(np.median(warm[side]))), tuple(warm[side]), rates[side], ratios,
-                share, xla_share, apart, apart <= (SAME if item.batch is None else SAME_WITH_BATCHES),
+                shares, xla_shares, limits if side == OURS else (),
+                apart, apart <= (SAME if item.batch is None else SAME_WITH_BATCHES),
             )
         )  # fmt: skip
     return rows

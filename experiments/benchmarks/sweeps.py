@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import script
-from experiments.benchmarks.items import FULL, GRID, Item, Limits
+from experiments.benchmarks.items import FULL, GRID, Item
 from experiments.benchmarks.items import QUICK as QUICK_ITEMS
 from experiments.benchmarks.race import (
     OURS,
@@ -77,7 +77,7 @@ PACKAGES = ("jaxsoft", "jax", "jaxlib", "optax", "numpy", "torch")
 class Config:
     """rest: seconds before each call, in which the threads of the side before stop waiting for work.
 
-    limits: sizes for ``roofline.measure``. first: options of ``jaxsoft sweep`` for (g). grid, optimizers: of (h).
+    limits: arguments of ``roofline.measure``. first: options of ``jaxsoft sweep`` for (g). grid, optimizers: of (h).
     memory: runs, steps, and steps between records; all of item (a).
     """
 
@@ -85,7 +85,7 @@ class Config:
     sides: tuple[str, ...] = tuple(SIDES)
     repeats: int = 5
     rest: float = 0.2
-    limits: dict[str, int] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
     first: tuple[str, ...] = ("--optimizers", "gd", "--inits", "64", "--steps", "20")
     first_repeats: int = 3
     grid: Item = GRID
@@ -95,7 +95,7 @@ class Config:
 
 
 QUICK = Config(
-    items=QUICK_ITEMS, repeats=3, first_repeats=1, optimizers=5, grid_repeats=1,
+    items=QUICK_ITEMS, repeats=3, limits={"window": 0.1}, first_repeats=1, optimizers=5, grid_repeats=1,
     memory=((4096, 30, 1), (100_000, 2, 2)),
 )  # fmt: skip
 
@@ -103,7 +103,6 @@ QUICK = Config(
 @dataclass(frozen=True)
 class Results:
     machine: dict[str, object]
-    limits: dict[str, Limits]
     rows: list[Row]
     memory: list[Memory]
 
@@ -117,12 +116,11 @@ def main(config: Config = Config(), console: Console | None = None) -> Results:
     with ExitStack() as stack:
         absent = {side: reason for side in config.sides if (reason := not_installed(side))}
         sides = {side: stack.enter_context(Process(side)) for side in config.sides if side not in absent}
-        limits = {name: Limits(**made) for name, made in sides[OURS].ask("limits", **config.limits).items()}
-        show_limits(limits, console)
         for item in config.items:
-            made = race(item, sides, limits, config.repeats, config.rest)
+            made = race(item, sides, config.limits, config.repeats, config.rest)
             made += [Row(item.name, item.title, side, note=reason) for side, reason in absent.items()]
             show(made, console)
+            show_limits(made, console)
             rows += made
     if config.first_repeats:
         first = time_to_first_result(config.first, config.first_repeats)
@@ -137,7 +135,7 @@ def main(config: Config = Config(), console: Console | None = None) -> Results:
     show_memory(held, console)
     for line in ELSEWHERE:
         console.print(line)
-    return Results(about, limits, rows, held)
+    return Results(about, rows, held)
 
 
 def machine() -> dict[str, object]:
@@ -158,7 +156,7 @@ def failures(results: Results, floors: dict[tuple[str, str], float] | None = Non
     for row in results.rows:
         if not row.valid:
             lines.append(f"{row.title}: {row.side} does not compute the same, its loss differs by {row.difference:.1e}")
-        measured = {row.side: row.ratios, SHARE: (row.share,) if row.side == OURS else ()}
+        measured = {row.side: row.ratios, SHARE: row.shares if row.side == OURS else ()}
         for to, values in measured.items():
             floor = floors.get((row.item, to))
             if floor is not None and values and not np.median(values) >= floor:
@@ -174,6 +172,10 @@ def number(value: float, form: str = ".3g") -> str:
     return "" if math.isnan(value) else format(value, form)
 
 
+def percent(shares: Sequence[float]) -> str:
+    return spread([100 * share for share in shares]) if shares else ""
+
+
 def show(rows: Sequence[Row], console: Console) -> None:
     """The table of one work item, without the columns that say nothing there."""
     columns: dict[str, Callable[[Row], str]] = {
@@ -183,8 +185,8 @@ def show(rows: Sequence[Row], console: Console) -> None:
         "s, median [min-max]": lambda r: spread(r.seconds) if r.seconds else "",
         "run-steps a second": lambda r: f"{np.median(r.rates):,.0f}" if r.rates else "",
         "jaxsoft faster by": lambda r: spread(r.ratios) if r.ratios else "",
-        "% of the limit": lambda r: number(100 * r.share),
-        "% of XLA's": lambda r: number(100 * r.xla_share),
+        "% of the limit": lambda r: percent(r.shares),
+        "% of XLA's": lambda r: percent(r.xla_shares),
         "loss apart": lambda r: number(r.difference, ".0e") + ("" if r.valid else " INVALID"),
         "": lambda r: r.note,
     }
@@ -199,12 +201,17 @@ def show(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
-def show_limits(limits: dict[str, Limits], console: Console) -> None:
-    for name, found in limits.items():
-        functions = ", ".join(f"{f} {getattr(found, f) / 1e9:.2f}" for f in ("tanh", "exp", "log"))
+def show_limits(rows: Sequence[Row], console: Console) -> None:
+    """The rates of all rounds, by which the shares are."""
+    rounds = [now for row in rows for now in row.limits]
+    for name in rounds[0] if rounds else ():
+
+        def rates(of: str, unit: float = 1e9, name: str = name) -> str:
+            return spread([getattr(now[name], of) / unit for now in rounds])
+
         console.print(
-            f"limits, {name}: GEMM {found.gemm / 1e9:.0f} GFLOP/s; {functions} thousand million a second; "
-            f"memory {found.bandwidth / 1e9:.1f} GB/s"
+            f"limits, {name}: GEMM {rates('gemm')} GFLOP/s; tanh {rates('tanh')}, exp {rates('exp')}, "
+            f"log {rates('log')} thousand million a second; memory {rates('bandwidth')} GB/s"
         )
 
 

@@ -101,7 +101,7 @@ class Side:
             np.save(to, losses)
         return {"seconds": seconds}
 
-    def limits(self, **sizes: int) -> dict[str, Any]:
+    def limits(self, **sizes: Any) -> dict[str, Any]:
         from experiments.benchmarks import roofline
 
         return {name: asdict(limits) for name, limits in roofline.measure(**sizes).items()}
