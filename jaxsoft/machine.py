@@ -18,14 +18,20 @@ _WIDE: dict[str, bool | str] = {"xla_cpu_prefer_vector_width": "512"}
 
 @functools.cache
 def cache_bytes(caches: Path = _CACHES) -> int:
-    """The second-level cache of a core, in bytes; 1 MiB where the system does not say."""
+    """A core's part of its second-level cache, in bytes; 1 MiB where the system does not say."""
     with contextlib.suppress(OSError, ValueError):
         for index in sorted(caches.glob("index*")):
-            if int((index / "level").read_text()) == 2:
-                size = re.fullmatch(r"(\d+)([KM]?)", (index / "size").read_text().strip())
-                if size:
-                    return int(size[1]) * {"": 1, "K": 2**10, "M": 2**20}[size[2]]
+            size = re.fullmatch(r"(\d+)([KM]?)", (index / "size").read_text().strip())
+            if size and int((index / "level").read_text()) == 2:
+                whole = int(size[1]) * {"": 1, "K": 2**10, "M": 2**20}[size[2]]
+                return whole // _counted((index / "shared_cpu_list").read_text())
     return ASSUMED_CACHE
+
+
+def _counted(listed: str) -> int:
+    """How many there are in a list of numbers and ranges: 5 in 0-3,8."""
+    ranges = [part.split("-") for part in listed.strip().split(",")]
+    return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges)
 
 
 @functools.cache

@@ -8,19 +8,21 @@ from jaxsoft import axes, machine, program
 
 
 def described(folder, *indexes):
-    for number, (level, size) in enumerate(indexes):
+    for number, (level, size, shared) in enumerate(indexes):
         index = folder / f"index{number}"
         index.mkdir()
-        (index / "level").write_text(f"{level}\n")
-        (index / "size").write_text(f"{size}\n")
+        for name, said in (("level", level), ("size", size), ("shared_cpu_list", shared)):
+            (index / name).write_text(f"{said}\n")
     return folder
 
 
-def test_the_second_level_cache_is_found(tmp_path):
-    assert machine.cache_bytes(described(tmp_path, (1, "48K"), (1, "32K"), (2, "1280K"), (3, "36M"))) == 1280 * 1024
+@pytest.mark.parametrize(("shared", "cores"), [("0", 1), ("0,64", 2), ("0-3", 4), ("0-1,8-9", 4)])
+def test_a_cores_part_of_its_second_level_cache_is_found(shared, cores, tmp_path):
+    described(tmp_path, (1, "48K", "0"), (1, "32K", "0"), (2, "1280K", shared), (3, "36M", "0-15"))
+    assert machine.cache_bytes(tmp_path) == 1280 * 1024 // cores
 
 
-@pytest.mark.parametrize("said", [[], [(1, "48K")], [(2, "a lot")], [("two", "2M")]])
+@pytest.mark.parametrize("said", [[], [(1, "48K", 0)], [(2, "a lot", 0)], [("two", "2M", 0)], [(2, "2M", "all")]])
 def test_where_the_system_does_not_say_a_size_is_assumed(said, tmp_path):
     assert machine.cache_bytes(described(tmp_path, *said)) == machine.ASSUMED_CACHE
 
