@@ -70,19 +70,19 @@ FULL = (
 GRID = Item("h", SMALL, "128 points", 8, 100)  # for many optimizers
 QUICK = (
     Item(
-        "a", SMALL, "128 points", 4096, 100,
+        "a", SMALL, "128 points", 4096, 250,
         amounts={"plain": (4096, 20), "torch.func": (4096, 5), "torch loop": (1, 100)},
     ),
     Item(
-        "b", DIGITS, "digits", 64, 60,
+        "b", DIGITS, "digits", 64, 150,
         amounts={"plain": (64, 10), "torch.func": (16, 10), "torch loop": (1, 100)},
     ),
     Item(
-        "c", DIGITS, "digits", 64, 560, batch=64,
+        "c", DIGITS, "digits", 64, 1400, batch=64,
         amounts={"plain": (64, 56), "torch.func": (64, 28), "torch loop": (1, 140)},
     ),
     Item(
-        "d", LINEAR, "100 points", 10_000, 20, "linear", "gd", 0.1,
+        "d", LINEAR, "100 points", 10_000, 50, "linear", "gd", 0.1,
         amounts={"plain": (10_000, 5), "torch.func": (10_000, 2), "torch loop": (1, 100)},
     ),
 )  # fmt: skip

@@ -95,7 +95,7 @@ class Config:
 
 
 QUICK = Config(
-    items=QUICK_ITEMS, repeats=3, limits={"window": 0.1}, first_repeats=1, optimizers=5, grid_repeats=1,
+    items=QUICK_ITEMS, repeats=3, limits={"window": 0.1}, first_repeats=1, optimizers=3, grid_repeats=1,
     memory=((4096, 30, 1), (100_000, 2, 2)),
 )  # fmt: skip
 
