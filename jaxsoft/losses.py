@@ -266,7 +266,8 @@ def _columns(z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     _, e = exponentiate(z, axis=0)
     (s,) = add(e, axis=0)
     distance = largest(z, axis=0) - largest(jnp.where(y == 0, -jnp.inf, y * z), axis=0)
-    return jnp.squeeze(jnp.log1p(s) + distance, 0), _difference(*divide(e, s), y, 1 - y)
+    unknown = 0 * y[:1]  # NaN for a label that is none: a maximum does not always keep it
+    return jnp.squeeze(jnp.log1p(s) + distance + unknown, 0), _difference(*divide(e, s), y, 1 - y)
 
 
 @_columns.defjvp

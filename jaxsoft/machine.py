@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +22,13 @@ def cache_bytes(caches: Path = _CACHES) -> int:
     """A core's part of its second-level cache, in bytes; 1 MiB where the system does not say."""
     with contextlib.suppress(OSError, ValueError):
         for index in sorted(caches.glob("index*")):
-            size = re.fullmatch(r"(\d+)([KM]?)", (index / "size").read_text().strip())
-            if size and int((index / "level").read_text()) == 2:
-                whole = int(size[1]) * {"": 1, "K": 2**10, "M": 2**20}[size[2]]
-                return whole // _counted((index / "shared_cpu_list").read_text())
+            level, kind, size, shared = (
+                (index / name).read_text().strip() for name in ("level", "type", "size", "shared_cpu_list")
+            )
+            known = re.fullmatch(r"(\d+)([KM]?)", size)
+            if known and int(level) == 2 and kind != "Instruction":
+                part = int(known[1]) * {"": 1, "K": 2**10, "M": 2**20}[known[2]] // max(_counted(shared), 1)
+                return part or ASSUMED_CACHE
     return ASSUMED_CACHE
 
 
@@ -36,8 +40,9 @@ def _counted(listed: str) -> int:
 
 @functools.cache
 def compiler_options(platform: str) -> Mapping[str, bool | str]:
-    """Options with which programs for this platform are compiled; none where the compiler does not know them."""
-    if platform != "cpu":
+    """Options for programs of this platform; none that the compiler does not know or that XLA_FLAGS sets already."""
+    asked = os.environ.get("XLA_FLAGS", "")
+    if platform != "cpu" or any(name in asked for name in _WIDE):
         return {}
     try:
         jax.jit(lambda x: -x).lower(0.0).compile(compiler_options=dict(_WIDE))

@@ -64,9 +64,17 @@ def halves():
 
 @pytest.mark.parametrize(
     ("cache", "bytes_", "width"),
-    [(2**20, 4_000, 128), (2**20, 32_000, 16), (2**20, 70_000, 4), (2**21, 70_000, 8), (2**21, 2**30, 1)],
+    [
+        (2**20, 4_000, 128),
+        (2**20, 32_000, 16),
+        (2**20, 70_000, 4),
+        (2**21, 70_000, 8),
+        (2**21, 2**30, 1),
+        (2**17, 70_000, 4),
+    ],
 )
 def test_lanes_side_by_side_fit_half_of_the_cache(cache, bytes_, width, monkeypatch):
+    """Of a small one more, as there is another behind it."""
     made = program.Program(halves(), next(axes.Grid({"run": axes.Seeds(10_000)}).blocks()), [], 10)
     monkeypatch.setattr(machine, "cache_bytes", lambda: cache)
     monkeypatch.setattr(program.Program, "_scratch_bytes", lambda self: bytes_)
