@@ -26,7 +26,8 @@ from jaxsoft.axes import Block
 from jaxsoft.process import DIVERGED, MAX_STEPS, RUNNING, Info, Process, State
 
 SEGMENT_FLOPS = 2e10  # one segment of one device: about a second of small-net work on one core
-CACHE_SHARE, CACHE_BYTES = 0.5, 2**19  # of a core's second-level cache for a block of lanes on a CPU; but at least
+CACHE_SHARE = 0.5  # of a core's second-level cache, for a block of lanes on a CPU
+LEAST_CACHE = 2**19  # bytes for a block where that is less, as there is a larger cache behind it
 SEVERAL = 8  # lanes among which the memory of one is measured
 CALL_BYTES = 2**26  # the most that the states and records of one call may take
 BLOCK_BYTES = 2**25  # what lanes that run one after the other may hold together
@@ -243,7 +244,7 @@ class Program:
             lane_bytes = state_bytes + scratch
             on_cpu = self.devices[0].platform == "cpu"
             most = CPU_WIDTH if on_cpu else ACCELERATOR_WIDTH
-            cache = max(CACHE_BYTES, int(CACHE_SHARE * machine.cache_bytes()))
+            cache = max(LEAST_CACHE, int(CACHE_SHARE * machine.cache_bytes()))
             fitting = BLOCK_BYTES if self.one_by_one else cache
             room = fitting // max(lane_bytes, 1) if on_cpu else most
             width = max(1, min(most, _power_of_two_below(room), _power_of_two_above(needed)))
@@ -325,6 +326,7 @@ class Program:
         return self._translated(starting), self._translated(running)
 
     def _translated(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """Compiled as this machine can use it."""
         return lowered.compile(compiler_options=dict(machine.compiler_options(self.devices[0].platform)))
 
     def _many(self, lanes: int, tree: object) -> object:

@@ -46,7 +46,9 @@ def test_where_the_system_does_not_say_a_size_is_assumed(said, tmp_path):
     assert machine.cache_bytes(described(tmp_path, *said)) == machine.ASSUMED_CACHE
 
 
-def test_an_accelerator_gets_no_options_for_a_cpu():
+def test_an_accelerator_gets_no_options_for_a_cpu(monkeypatch):
+    monkeypatch.setattr(machine, "compiler_options", machine.compiler_options.__wrapped__)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     assert machine.compiler_options("cpu")
     assert not machine.compiler_options("gpu")
 
@@ -74,6 +76,7 @@ def test_programs_are_compiled_with_the_options(monkeypatch):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_compiler_that_does_not_know_the_options_is_asked_without(known, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(machine, "_WIDE", machine._WIDE if known else {"xla_cpu_no_such_option": "1"})
     monkeypatch.setattr(machine, "compiler_options", machine.compiler_options.__wrapped__)
     monkeypatch.setattr(program, "_COMPILED", type(program._COMPILED)())
