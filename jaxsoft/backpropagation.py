@@ -12,6 +12,7 @@ derives. Rumelhart, Hinton & Williams (1986), "Learning representations by back-
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -24,8 +25,9 @@ PART_BYTES = 2**16  # on a CPU, what the layers of one run work on in one go
 COPIED = 16  # times as many inputs as outputs: to copy them for each part takes longer than is won
 TWICE = 1.1  # times the examples, as the last part takes some once more
 LEAST, MULTIPLE = 128, 16  # examples in one go: with fewer, or an odd number of them, products are slow
+FEW = 4  # inputs
 
-Head = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Head = Callable[[jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array]]
 
 
 def cost_and_grad(
@@ -44,27 +46,33 @@ def cost_and_grad(
         activation: φ, elementwise, differentiable by jax.
         x: the examples as columns (d, n).
         y: their labels (n,).
-        head: z (C, m), labels (m,) and weights (m,) of some examples -> their part of the cost and of δ_L (C, m).
+        head: z (C, m), labels (m,) and a mask (m,) or None -> the sum of the losses that it shows, and ŷ - y (C, m).
         in_parts: add up over some examples at a time where that keeps the layers' arrays in the cache of a CPU; for
             examples that all runs share, as they are copied for every part.
     """
     examples = x.shape[1]
     size = _part(layers, x) if in_parts else examples
     kind = jnp.result_type(x, *jax.tree.leaves(layers))
-    starts, weights = _parts(examples, size)
+    starts, shown = _parts(examples, size)
     Sums = tuple[jax.Array, Layers]
 
+    def through(inputs: jax.Array, labels: jax.Array, mask: jax.Array | None) -> Sums:
+        def mean(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jax.tree.map(lambda value: value * (1 / examples), head(z, labels, mask))
+
+        return _through(layers, activation, inputs, mean)
+
     def add(sums: Sums, part: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
-        start, weight = part
+        start, mask = part
         inputs = jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
         labels = jax.lax.dynamic_slice_in_dim(y, start, size)
-        return jax.tree.map(jnp.add, sums, _through(layers, activation, inputs, head, labels, weight)), None
+        return jax.tree.map(jnp.add, sums, through(inputs, labels, mask)), None
 
     if size == examples:
-        cost, grads = _through(layers, activation, x, head, y, jnp.asarray(weights[0], kind))
+        cost, grads = through(x, y, None)
     else:
         zero = jnp.zeros((), kind), jax.tree.map(lambda w: jnp.zeros(w.shape, kind), tuple(layers))
-        (cost, grads), _ = jax.lax.scan(add, zero, (jnp.asarray(starts), jnp.asarray(weights, kind)))
+        (cost, grads), _ = jax.lax.scan(add, zero, (jnp.asarray(starts), jnp.asarray(shown)))
     return cost, jax.tree.map(lambda g, w: g.astype(w.dtype), grads, tuple(layers))
 
 
@@ -81,25 +89,28 @@ def _part(layers: Sequence[Layer], x: jax.Array) -> int:
 
 
 def _parts(examples: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each part starts, and the weights of its examples: the last part begins earlier, to be as long as the rest,
-    and what the one before it has had counts nothing."""
+    """Where each part starts, and which of its examples count: the last part begins earlier, to be as long as the rest,
+    and takes some once more that the one before it has had."""
     starts = np.arange(0, examples, size)
     last = examples - size
-    weights = np.full((len(starts), size), 1 / examples)
-    weights[-1, : starts[-1] - last] = 0
-    return np.minimum(starts, last), weights
+    shown = np.ones((len(starts), size), bool)
+    shown[-1, : starts[-1] - last] = False
+    return np.minimum(starts, last), shown
 
 
 def _through(
-    layers: Sequence[Layer], activation: Activation, x: jax.Array, head: Head, y: jax.Array, weight: jax.Array
+    layers: Sequence[Layer],
+    activation: Activation,
+    x: jax.Array,
+    mean: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
 ) -> tuple[jax.Array, Layers]:
-    """Forward and backward through the layers, for these examples."""
+    """Forward and backward through the layers, for these examples; ``mean``: z -> their part of the cost, and δ_L."""
     inputs, slopes = [x], []
     for layer in layers[:-1]:
-        h, slope = jax.vjp(activation, _affine(layer, inputs[-1]))
+        h, slope = jax.vjp(activation, _biased(layer, _product(layer.weight, inputs[-1])))
         inputs.append(h)
         slopes.append(slope)
-    cost, delta = head(_affine(layers[-1], inputs[-1]), y, weight)
+    cost, delta = mean(_biased(layers[-1], layers[-1].weight @ inputs[-1]))
     grads: list[Layer] = []
     for number in reversed(range(len(layers))):
         # As an array of its own: fused into each of its uses, δ would be computed again for every one of them.
@@ -111,7 +122,12 @@ def _through(
     return cost, tuple(grads)
 
 
-def _affine(layer: Layer, h: jax.Array) -> jax.Array:
-    """W h + b for columns h (in, n)."""
-    z = layer.weight @ h
+def _biased(layer: Layer, z: jax.Array) -> jax.Array:
     return z if layer.bias is None else z + layer.bias[:, None]
+
+
+def _product(weight: jax.Array, h: jax.Array) -> jax.Array:
+    """W h; with few inputs term by term, as the compiler then makes one loop of it and the activation."""
+    if len(h) > FEW:
+        return weight @ h
+    return functools.reduce(jnp.add, [weight[:, k, None] * h[k] for k in range(len(h))])

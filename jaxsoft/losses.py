@@ -26,6 +26,7 @@ outside gives NaN: a loss of 0 would pass unseen.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,8 @@ from jax.typing import ArrayLike
 
 from jaxsoft import checks
 from jaxsoft.softmax import add, as_logits, divide, exponentiate, jacobian, jacobian_product, largest, probabilities
+
+FEW, TOGETHER = 4, 16  # with so few classes the logarithm takes long: it is taken for 16 examples in one, for training
 
 Maybe = ArrayLike | None
 Number = float | jax.Array
@@ -240,14 +243,16 @@ def cross_entropy_grad(
     return _gradient(z, y, others)
 
 
-def cross_entropy_and_grad(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """``cross_entropy`` (n,) and ``cross_entropy_grad`` (C, n) of examples in columns, in one pass, for training.
+def cross_entropy_and_grad(logits: ArrayLike, labels: ArrayLike, mask: Maybe = None) -> tuple[jax.Array, jax.Array]:
+    """The sum of ``cross_entropy`` over examples in columns, and its gradient (C, n), in one pass, for training.
 
-    Logits are columns (C, n), as in the lecture, and labels integers (n,). Raises what ``cross_entropy`` does.
+    Logits are columns (C, n), as in the lecture, labels integers (n,), and the mask (n,) as in the module's docstring.
+    A logarithm is taken for several examples at a time, as log(1 + a) + log(1 + b) = log(1 + a + b + a b), where all
+    terms are positive and none is lost. Raises what ``cross_entropy`` does.
 
     >>> loss, gradient = cross_entropy_and_grad(jnp.log(jnp.array([[0.3], [0.2], [0.1], [0.4]])), jnp.array([1]))
-    >>> [round(float(g), 4) for g in gradient[:, 0]]
-    [0.3, -0.8, 0.1, 0.4]
+    >>> round(float(loss), 4), [round(float(g), 4) for g in gradient[:, 0]]
+    (1.6094, [0.3, -0.8, 0.1, 0.4])
     """
     z = as_logits("logits", logits)
     given = jnp.asarray(labels)
@@ -256,27 +261,46 @@ def cross_entropy_and_grad(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Ar
             "labels: expected integers of shape (n,) for logits in columns (C, n), "
             f"got {given.dtype} of shape {given.shape} for logits of shape {z.shape}"
         )
-    _check_range(labels, len(z), None)
-    return _columns(z, _one_hot(given, len(z), z.dtype, axis=0))
+    _check_range(labels, len(z), mask)
+    return _columns(
+        z, _one_hot(given, len(z), z.dtype, axis=0), None if mask is None else _checked_mask(mask, given.shape)
+    )
 
 
 @jax.custom_jvp
-def _columns(z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The loss (n,) and ∂L/∂z (C, n) of columns with one label each."""
+def _columns(z: jax.Array, y: jax.Array, shown: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """The loss of columns with one label each, summed, and ∂L/∂z (C, n)."""
     _, e = exponentiate(z, axis=0)
     (s,) = add(e, axis=0)
     distance = largest(z, axis=0) - largest(jnp.where(y == 0, -jnp.inf, y * z), axis=0)
-    unknown = 0 * y[:1]  # NaN for a label that is none: a maximum does not always keep it
-    return jnp.squeeze(jnp.log1p(s) + distance + unknown, 0), _difference(*divide(e, s), y, 1 - y)
+    distance += 0 * y[:1]  # NaN for a label that is none: a maximum does not always keep it
+    gradient = _difference(*divide(e, s), y, 1 - y)
+    if shown is not None:
+        s, distance, gradient = (jnp.where(shown, array, 0) for array in (s, distance, gradient))
+    return _sum_of_losses(jnp.squeeze(s, 0), jnp.squeeze(distance, 0), len(z)), gradient
 
 
 @_columns.defjvp
 def _columns_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+    primals: tuple[jax.Array, jax.Array, jax.Array | None], tangents: tuple[jax.Array, jax.Array, object]
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    (z, y), (dz, _) = primals, tangents
-    loss, gradient = _columns(z, y)
-    return (loss, gradient), (jnp.sum(gradient * dz, axis=0), jacobian_product(z.T, dz.T).T)
+    (z, _, shown), (dz, *_) = primals, tangents
+    loss, gradient = _columns(*primals)
+    if shown is not None:
+        z, dz = (jnp.where(shown, array, 0) for array in (z, dz))
+    return (loss, gradient), (jnp.sum(gradient * dz), jacobian_product(z.T, dz.T).T)
+
+
+def _sum_of_losses(s: jax.Array, distance: jax.Array, classes: int) -> jax.Array:
+    """Σ log(1 + s_i) + distance_i over examples (n,), with 0 <= s < ``classes``."""
+    whole = len(s) // TOGETHER * TOGETHER if classes <= FEW and s.dtype.itemsize >= 4 else 0
+    each = [jnp.log1p(s[whole:]) + distance[whole:]]
+    if whole:
+        factors, distances = (jnp.split(x[:whole], TOGETHER) for x in (s, distance))
+        product = functools.reduce(lambda a, b: a + b + a * b, factors)
+        each.append(jnp.log1p(product) + functools.reduce(jnp.add, distances))
+    # As products: fused into a sum, the logarithms would be taken one by one.
+    return functools.reduce(jnp.add, [jnp.ones_like(x) @ x for x in each if len(x)])
 
 
 def cross_entropy_hessian(

@@ -134,15 +134,10 @@ def _cost_and_grad(activation: str, l2: float | jax.Array | None) -> Callable[..
     ``shared``: whether all runs have these examples.
     """
 
-    def head(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-        each, delta = losses.cross_entropy_and_grad(logits, labels)
-        # The mean as a product: fused into a sum, the logarithms would be taken one by one. Weight 0 hides a loss
-        # of infinity, too.
-        return weight @ jnp.where(weight > 0, each, 0), weight[None] * delta
-
     @functools.partial(jax.jit, static_argnums=3)  # traced once, for the start, the steps and the sweeps that follow
     def by_hand(params: Layers, x: jax.Array, y: jax.Array, shared: bool) -> tuple[jax.Array, Layers]:
         columns = x.reshape(len(x), -1).T
+        head = losses.cross_entropy_and_grad
         cost, grad = backpropagation.cost_and_grad(params, ACTIVATIONS[activation], columns, y, head, in_parts=shared)
         if l2 is None:
             return cost, grad

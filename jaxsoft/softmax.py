@@ -87,8 +87,9 @@ def add(e: jax.Array, *more: jax.Array, axis: int = -1) -> tuple[jax.Array, ...]
 
 def divide(e: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Step 3: p = e / (1 + s) and q = 1 - p, which is s / (1 + s) at the top; elsewhere p <= 1/2 and 1 - p is safe."""
-    p = e / (1 + s)
-    return p, jnp.where(e == 1, s / (1 + s), 1 - p)
+    share = 1 / (1 + s)  # one quotient for all: it takes several times as long as a product
+    p = e * share
+    return p, jnp.where(e == 1, s * share, 1 - p)
 
 
 def _reference(p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

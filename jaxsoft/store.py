@@ -203,6 +203,7 @@ class Store:
                 chunks=(*(lanes if layout.lane_ndim else (1,) * len(layout.dims)), *variable.shape),
                 dtype=variable.dtype,
                 fill_value=fill,
+                compressors="auto" if self.out else None,  # in memory the packing would take longer than it spares
                 dimension_names=[*layout.dims, *variable.dims],
                 attributes={"coordinates": beside} if beside else {},
                 overwrite=True,

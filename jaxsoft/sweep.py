@@ -369,30 +369,27 @@ class _Engine:
 
     def _run_segment(self, program: Program, chunk: Chunk, work: Work, pack: Pack) -> None:
         plan = program.plan_used
-        real = pack.slots >= 0
-        slots = pack.slots[real]
+        count = int(np.sum(pack.slots >= 0))  # fillers stand at the end
+        slots = pack.slots[:count]
         numbers, _ = self.grid.point(chunk.lanes[np.maximum(pack.slots, 0)])
         before = work.values["steps"][slots]
         running = work.values["status"][slots] == RUNNING
         pack.lane, records, outcome = program.segment(pack.lane, program.numbers(numbers, len(pack.slots)))
-        status = np.asarray(outcome.status)[real]
+        status = np.asarray(outcome.status)[:count]
         unknown = status[(status < 0) | (status >= len(STATUSES))]
         if len(unknown):
             raise ValueError(
                 f"process: expected done to be 0 to {len(STATUSES) - 1} ({', '.join(STATUSES)}), got {unknown[0]}"
             )
-        work.values["steps"][slots] = np.asarray(pack.lane.steps)[real]
+        work.values["steps"][slots] = np.asarray(pack.lane.steps)[:count]
         work.values["status"][slots] = status
 
-        looks = (pack.segments * plan.looks + np.arange(plan.looks)) * plan.interval
-        kept = np.flatnonzero((looks % self.record_every == 0) & (looks < self.times[-1]))
-        places = looks[kept] // self.record_every
+        kept, places = self._kept(plan, pack.segments)
         pack.segments += 1
         ended = slots[work.values["status"][slots] != RUNNING]
         rest = -(-pack.segments * plan.looks * plan.interval // self.record_every)
         for name, series in records.items():
-            if len(kept):
-                work.values[name][np.ix_(slots, places)] = np.asarray(series)[real][:, kept]
+            work.values[name][slots, places] = np.asarray(series)[:count, kept]
         if len(ended):
             among = np.flatnonzero(np.isin(pack.slots, ended))
             for name, last in outcome.record.items():
@@ -403,6 +400,14 @@ class _Engine:
         gone = work.values["status"][slots] != RUNNING
         spared = float(np.sum((self.times[-1] - work.values["steps"][slots])[gone & running]))
         self.report.advanced(taken, taken + spared)
+
+    def _kept(self, plan: Plan, segment: int) -> tuple[slice, slice]:
+        """Which looks of a segment are recorded, and their places among the records."""
+        every = self.record_every // plan.interval  # the interval divides it
+        first = segment * plan.looks
+        begin = -(-first // every)
+        end = max(begin, min(-(-(first + plan.looks) // every), len(self.times) - 1))
+        return slice(begin * every - first, end * every - first, every), slice(begin, end)
 
     def _farewell(self) -> str:
         done = f"{self.report.done} of {self.report.total} runs are committed"

@@ -107,16 +107,19 @@ def test_examples_in_columns_keep_their_digits(classes, dtype):
     for gap in GAPS[dtype]:
         z = logits_with_gap(gap, classes, dtype)
         columns = jnp.tile(jnp.asarray(z)[:, None], classes)
-        loss, gradient = both(columns, labels)
-        _, (loss_slope, gradient_slope) = jax.jvp(
-            lambda v: both(v, labels), (columns,), (jnp.tile(jnp.asarray(direction)[:, None], classes),)
-        )
+        _, gradient = both(columns, labels)
         for label in range(classes):
             exact_loss, exact, product, _ = truth(z, label, direction)
-            assert relative(loss[label], [exact_loss]) < TOLERANCE[dtype]
+            (loss, _), (loss_slope, gradient_slope) = jax.jvp(
+                lambda v, shown=labels == label: both(v, labels, shown),
+                (columns,),
+                (jnp.tile(jnp.asarray(direction)[:, None], classes),),
+            )
+            assert relative(loss, [exact_loss]) < TOLERANCE[dtype]
             assert relative(gradient[:, label], exact) < TOLERANCE[dtype]
-            assert relative(loss_slope[label], exact[:1]) < TOLERANCE[dtype]
+            assert relative(loss_slope, exact[:1]) < TOLERANCE[dtype]
             assert relative(gradient_slope[:, label], product) < TOLERANCE[dtype]
+            assert not np.delete(gradient_slope, label, axis=1).any()
 
 
 def test_columns_ask_for_one_label_each():
@@ -128,10 +131,13 @@ def test_columns_ask_for_one_label_each():
         losses.cross_entropy_and_grad(z, jnp.array([0, 3]))
     for classes in (3, 10):  # compiled, the maximum of 10 classes over many columns drops NaN
         z, labels = jnp.zeros((classes, 1024)), jnp.full(1024, classes).at[0].set(0)
-        loss, gradient = jax.jit(losses.cross_entropy_and_grad)(z, labels)
-        assert np.isfinite(loss[0])
-        assert np.isnan(loss[1:]).all()
+        both = jax.jit(losses.cross_entropy_and_grad)
+        loss, gradient = both(z, labels)
+        assert np.isnan(loss)
         assert np.isnan(gradient[:, 1:]).all()
+        for one in range(1024, 0, -100):  # one label that is none, wherever it stands
+            assert np.isnan(both(z, jnp.zeros(1024, int).at[one - 1].set(classes))[0])
+        assert np.isfinite(both(z, labels, jnp.arange(1024) < 1)[0])
 
 
 def test_the_literal_form_would_fail_this_test():

@@ -51,7 +51,7 @@ SMALL, DIGITS, LINEAR = (2, 8, 3), (64, 32, 10), (10, 10, 10)
 
 FULL = (
     Item(
-        "a", SMALL, "128 points", 4096, 500,
+        "a", SMALL, "128 points", 4096, 1000,
         amounts={"plain": (4096, 100), "torch.func": (4096, 25), "torch loop": (2, 300)},
     ),
     Item(
