@@ -130,4 +130,4 @@ def _product(weight: jax.Array, h: jax.Array) -> jax.Array:
     """W h; with few inputs term by term, as the compiler then makes one loop of it and the activation."""
     if len(h) > FEW:
         return weight @ h
-    return functools.reduce(jnp.add, [weight[:, k, None] * h[k] for k in range(len(h))])
+    return functools.reduce(jnp.add, [weight[:, k, None] * h[None, k] for k in range(len(h))])

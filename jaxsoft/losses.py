@@ -276,7 +276,7 @@ def _columns(z: jax.Array, y: jax.Array, shown: jax.Array | None) -> tuple[jax.A
     distance += 0 * y[:1]  # NaN for a label that is none: a maximum does not always keep it
     gradient = _difference(*divide(e, s), y, 1 - y)
     if shown is not None:
-        s, distance, gradient = (jnp.where(shown, array, 0) for array in (s, distance, gradient))
+        s, distance, gradient = (jnp.where(shown[None], array, 0) for array in (s, distance, gradient))
     return _sum_of_losses(jnp.squeeze(s, 0), jnp.squeeze(distance, 0), len(z)), gradient
 
 
@@ -287,7 +287,7 @@ def _columns_jvp(
     (z, _, shown), (dz, *_) = primals, tangents
     loss, gradient = _columns(*primals)
     if shown is not None:
-        z, dz = (jnp.where(shown, array, 0) for array in (z, dz))
+        z, dz = (jnp.where(shown[None], array, 0) for array in (z, dz))
     return (loss, gradient), (jnp.sum(gradient * dz), jacobian_product(z.T, dz.T).T)
 
 

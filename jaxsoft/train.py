@@ -2,28 +2,72 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+import math
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsoft import checks
 from jaxsoft.curvature import value_and_grad
+from jaxsoft.optimizers import Elementwise
 from jaxsoft.problem import LossFn, Metrics, Params, Problem
 from jaxsoft.process import CONVERGED, DIVERGED, RUNNING, Info, Process
 
 
-class TrainState(NamedTuple):
-    """What the next step needs. ``loss`` and ``grad`` belong to ``params`` (and to the batch of ``step``)."""
+@dataclass(frozen=True)
+class Form:
+    """How a vector is a pytree: structure, and the shape of each leaf."""
 
-    params: Params
-    opt_state: optax.OptState
+    structure: jax.tree_util.PyTreeDef
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def size(self) -> int:
+        return sum(map(math.prod, self.shapes))
+
+    def unflatten(self, vector: Params) -> Params:
+        """The inverse of ``flatten`` for pytrees of this form."""
+        pieces = jnp.split(jnp.asarray(vector), np.cumsum([math.prod(shape) for shape in self.shapes])[:-1])
+        return self.structure.unflatten([x.reshape(s) for x, s in zip(pieces, self.shapes, strict=True)])
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["theta", "moments", "loss", "grad", "batch_key", "noise_key", "step"],
+    meta_fields=["form"],
+)
+@dataclass(frozen=True)
+class TrainState:
+    """What the next step needs. ``loss`` and ``grad`` belong to ``theta`` (and to the batch of ``step``).
+
+    theta, grad: the parameters and ∇L, as one vector (P,) where ``form`` says so, or else as the problem has them.
+    moments: the optimizer's state for ``theta``.
+    """
+
+    theta: Params
+    moments: optax.OptState
     loss: jax.Array
     grad: optax.Updates
     batch_key: jax.Array
     noise_key: jax.Array
     step: jax.Array
+    form: Form | None
+
+    @property
+    def params(self) -> Params:
+        """The parameters as the problem has them."""
+        return self.theta if self.form is None else self.form.unflatten(self.theta)
+
+    @property
+    def opt_state(self) -> optax.OptState:
+        """The optimizer's state for these parameters."""
+        if (form := self.form) is None:
+            return self.moments
+        return jax.tree.map(lambda x: form.unflatten(x) if x.shape == (form.size,) else x, self.moments)
 
 
 def batch_indices(key: jax.Array, step: jax.Array, num_examples: int, batch_size: int) -> jax.Array:
@@ -88,7 +132,9 @@ def make_train(
 
     ``batch_size`` draws mini-batches by index inside the step (see ``batch_indices``); None is the full batch, and the
     recorded loss is then that of all the data. The optimizer also receives ``value``, ``grad``, ``value_fn`` and a
-    ``key`` of its own for the step, as optax extra arguments, so line searches and noise work.
+    ``key`` of its own for the step, as optax extra arguments, so line searches and noise work. One that acts on every
+    entry alike (``optimizers.elementwise``, and most of ``optimizers.make``) is given all parameters as one vector,
+    which takes less time.
 
     Raises ValueError for a batch size outside [1, n], or where the problem has no examples; a negative tolerance.
     """
@@ -100,22 +146,28 @@ def make_train(
         if batch_size > problem.num_examples:
             raise ValueError(f"batch_size: expected at most {problem.num_examples} (the examples), got {batch_size}")
     transform = optax.with_extra_args_support(optimizer)
+    form = _form(problem) if isinstance(transform, Elementwise) else None
+    pack, unpack = (flatten, form.unflatten) if form else (_unchanged, _unchanged)
 
     def loss_at(key: jax.Array, step: jax.Array) -> LossFn:
         if batch_size is None or problem.batch is None:
             return problem.loss
         return problem.batch(batch_indices(key, step, problem.num_examples, batch_size))
 
+    def measured(key: jax.Array, step: jax.Array, theta: Params) -> tuple[jax.Array, optax.Updates]:
+        loss, grad = value_and_grad(loss_at(key, step), unpack(theta))
+        return loss, pack(grad)
+
     def init(key: jax.Array) -> TrainState:
         init_key, batch_key, noise_key = jax.random.split(key, 3)
         params = problem.init(init_key)
         step = jnp.zeros((), jnp.int32)
-        first = loss_at(batch_key, step)
-        at_start = jax.eval_shape(first, params)
+        at_start = jax.eval_shape(loss_at(batch_key, step), params)
         if at_start.shape != ():
             raise TypeError(f"problem: expected a loss that is one number, got shape {at_start.shape}")
-        loss, grad = value_and_grad(first, params)
-        return TrainState(params, transform.init(params), loss, grad, batch_key, noise_key, step)
+        theta = pack(params)
+        loss, grad = measured(batch_key, step, theta)
+        return TrainState(theta, transform.init(theta), loss, grad, batch_key, noise_key, step, form)
 
     def describe(state: TrainState) -> Info:
         grad_norm = optax.tree.norm(state.grad)
@@ -123,23 +175,35 @@ def make_train(
         done = jnp.where(finite, jnp.where(grad_norm < tolerance, CONVERGED, RUNNING), DIVERGED)
         record = {"loss": state.loss, "grad_norm": grad_norm}
         record |= probe(state.params) if probe is not None else {}
-        final = {"params": flatten(state.params)} if keep_params else {}
+        final = {"params": flatten(state.theta)} if keep_params else {}
         return Info(done.astype(jnp.int32), record, final)
 
     def step(state: TrainState) -> tuple[TrainState, Info]:
-        updates, opt_state = transform.update(
+        loss_here = loss_at(state.batch_key, state.step)
+        updates, moments = transform.update(
             state.grad,
-            state.opt_state,
-            state.params,
+            state.moments,
+            state.theta,
             value=state.loss,
             grad=state.grad,
-            value_fn=loss_at(state.batch_key, state.step),
+            value_fn=lambda theta: loss_here(unpack(theta)),
             key=jax.random.fold_in(state.noise_key, state.step),
         )
-        params = optax.apply_updates(state.params, updates)
+        theta = optax.apply_updates(state.theta, updates)
         following = state.step + 1
-        loss, grad = value_and_grad(loss_at(state.batch_key, following), params)
-        moved = state._replace(params=params, opt_state=opt_state, loss=loss, grad=grad, step=following)
+        loss, grad = measured(state.batch_key, following, theta)
+        moved = replace(state, theta=theta, moments=moments, loss=loss, grad=grad, step=following)
         return moved, describe(state)
 
     return Process(init, step)
+
+
+def _form(problem: Problem) -> Form | None:
+    """The form of the problem's parameters; None where they are of several types, and make no vector."""
+    leaves, structure = jax.tree.flatten(jax.eval_shape(problem.init, jax.eval_shape(lambda: jax.random.key(0))))
+    alike = len({leaf.dtype for leaf in leaves}) == 1
+    return Form(structure, tuple(leaf.shape for leaf in leaves)) if alike else None
+
+
+def _unchanged(tree: Params) -> Params:
+    return tree

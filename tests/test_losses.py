@@ -122,6 +122,27 @@ def test_examples_in_columns_keep_their_digits(classes, dtype):
             assert not np.delete(gradient_slope, label, axis=1).any()
 
 
+@pytest.mark.parametrize("classes", [2, 4, 5])
+@pytest.mark.parametrize("kind", ["certain", "undecided", "certain of another class", "of all kinds"])
+def test_the_sum_over_examples_keeps_its_digits(classes, kind, dtype):
+    """70 examples: with few classes four times 16 of them have one logarithm, and 6 their own. Where all are certain,
+    the losses add up to 1e-8 and less; where none is, 16 factors are 4^16; shown are all, or every third."""
+    rng = np.random.default_rng(0)
+    certain = np.stack([logits_with_gap(gap, classes, dtype) for gap in rng.uniform(20, 50, 70)], axis=1)
+    undecided = rng.normal(scale=1e-3, size=(classes, 70)).astype(dtype)
+    z = certain if kind.startswith("certain") else undecided
+    z = np.where(np.arange(70) % 2, certain, undecided) if kind == "of all kinds" else z
+    labels = np.full(70, classes - 1 if "another" in kind else 0)
+    for shown in (None, np.arange(70) % 3 == 0):
+        which = np.arange(70) if shown is None else np.flatnonzero(shown)
+        with mpmath.workdps(DIGITS):
+            exact = mpmath.fsum(truth(z[:, i], labels[i], np.ones(classes))[0] for i in which)
+        loss, gradient = jax.jit(losses.cross_entropy_and_grad)(z, labels, shown)
+        assert relative(loss, [exact]) < TOLERANCE[dtype]
+        by_class = losses.cross_entropy_grad(z.T, labels).T * (1 if shown is None else shown[None])
+        np.testing.assert_allclose(gradient, by_class, rtol=TOLERANCE[dtype])
+
+
 def test_columns_ask_for_one_label_each():
     z = jnp.zeros((3, 2))
     for labels in (jnp.zeros(3, int), jnp.zeros(2), jnp.zeros((3, 2))):

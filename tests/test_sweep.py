@@ -8,13 +8,15 @@ import numpy as np
 import optax
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxsoft import optimizers, problem, sweep, train
 from jaxsoft.axes import Grid
 from jaxsoft.data import iris
 from jaxsoft.models import mlp
 from jaxsoft.process import CONVERGED, DIVERGED, MAX_STEPS, RUNNING, Info, Process, until
-from jaxsoft.program import Program
+from jaxsoft.program import Plan, Program
 
 MODEL = mlp([4, 5, 3], init="normal", scale=0.3)
 
@@ -489,3 +491,15 @@ def test_processes_that_use_different_axes_are_different_programs():
     for used in axes:
         ds = sweep.run(process_of(used), axes, seed=0, steps=1)
         np.testing.assert_array_equal(ds["x"].isel(step=0), expected[used])
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 60), st.integers(1, 25), st.integers(0, 70))
+def test_every_record_stands_at_its_place(interval, times, steps, looks, segment):
+    """Which looks of a segment are kept, and where, against the definition."""
+    every = interval * times
+    engine = sweep._Engine(None, None, None, None, sweep.record_times(steps, every), None, every)
+    kept, places = engine._kept(Plan(1, 1, interval, looks, 1.0, 1), segment)
+    at = (segment * looks + np.arange(looks)) * interval
+    expected = np.flatnonzero((at % every == 0) & (at < steps))
+    np.testing.assert_array_equal(np.arange(looks)[kept], expected)
+    np.testing.assert_array_equal(np.arange(10_000)[places], at[expected] // every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,8 @@ from jaxsoft import losses, optimizers, problem, sweep, train
 from jaxsoft.data import iris
 from jaxsoft.models import mlp, softmax_regression
 from jaxsoft.process import CONVERGED
+
+KEY = jax.random.key(0)
 
 
 def test_an_epoch_visits_every_example_once():
@@ -92,6 +95,45 @@ def test_an_exact_zero_gradient_is_no_convergence_unless_a_tolerance_says_so():
     for tolerance, done in ((0.0, 0), (1e-9, CONVERGED)):
         init, step = train.make_train(flat, optax.sgd(0.1), tolerance=tolerance)
         assert int(step(init(jax.random.key(0)))[1].done) == done
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("name", optimizers.NAMES)
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_one_vector_for_an_elementwise_optimizer_changes_nothing(name, batch_size, x64):
+    """The parameters as one vector or as they are, 20 steps in float64: the same but for the order of sums in ‖∇L‖.
+
+    The mark is right for each name: the others would become something else."""
+    made = problem.classification(mlp([4, 6, 3], scale=0.5), iris(), 1e-3)
+    marked = optimizers.make(name, 0.05)
+    plain = optax.GradientTransformationExtraArgs(marked.init, marked.update)
+    states = []
+    for transform in (optimizers.elementwise(plain), plain):
+        init, step = train.make_train(made, transform, batch_size=batch_size)
+        states.append(jax.jit(lambda k, i=init, s=step: jax.lax.fori_loop(0, 20, lambda _, x: s(x)[0], i(k)))(KEY))
+    one, several = states
+    assert one.theta.shape == (4 * 6 + 6 + 6 * 3 + 3,) and several.theta is several.params
+    if isinstance(marked, optimizers.Elementwise):
+        assert train.make_train(made, marked)[0](KEY).form == one.form
+        chex.assert_trees_all_close(one.params, several.params, rtol=1e-9)
+        chex.assert_trees_all_close(one.opt_state, several.opt_state, rtol=1e-9)
+        chex.assert_trees_all_close((one.loss, one.form.unflatten(one.grad)), (several.loss, several.grad), rtol=1e-9)
+    else:
+        with pytest.raises(AssertionError):
+            chex.assert_trees_all_close(one.params, several.params, rtol=1e-3)
+
+
+def test_parameters_of_two_types_make_no_vector():
+    def init(key):
+        return {"half": jnp.ones(2, jnp.bfloat16), "full": jnp.ones(3, jnp.float32)}
+
+    def loss(params):
+        return sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(params))
+
+    init_train, step = train.make_train(problem.Problem(init, loss), optimizers.make("adam", 0.1))
+    state = step(init_train(KEY))[0]
+    assert state.form is None
+    chex.assert_trees_all_equal_dtypes(state.params, init(KEY))
 
 
 def test_the_probe_and_the_parameters_are_those_of_the_state():

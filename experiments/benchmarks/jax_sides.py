@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from experiments.benchmarks.items import DATA, Item
-from jaxsoft import models, problem, sweep, train
+from jaxsoft import models, optimizers, problem, sweep, train
 from jaxsoft.problem import Problem
 from jaxsoft.process import Process
 
@@ -27,7 +27,7 @@ def surface(item: Item) -> Problem:
 
 
 def process(item: Item) -> Process:
-    return train.make_train(surface(item), transform(item), batch_size=item.batch)
+    return train.make_train(surface(item), optimizers.make(item.optimizer, item.learning_rate), batch_size=item.batch)
 
 
 def transform(item: Item) -> optax.GradientTransformation:
