@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -222,7 +224,7 @@ def test_one_compilation_however_many_chunks_and_lanes(monkeypatch):
                 nonlocal count
                 count += 1
                 following, info = step(state)
-                return following._replace(params=factor * following.params), info
+                return dataclasses.replace(following, theta=factor * following.theta), info
 
             return Process(init, counted)
 
