@@ -27,7 +27,7 @@ TWICE = 1.1  # times the examples, as the last part takes some once more
 LEAST, MULTIPLE = 128, 16  # examples in one go: with fewer, or an odd number of them, products are slow
 FEW = 4  # inputs
 
-Head = Callable[[jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array]]
+Head = Callable[[jax.Array, jax.Array, jax.Array | None, float], tuple[jax.Array, jax.Array]]
 
 
 def cost_and_grad(
@@ -46,7 +46,8 @@ def cost_and_grad(
         activation: φ, elementwise, differentiable by jax.
         x: the examples as columns (d, n).
         y: their labels (n,).
-        head: z (C, m), labels (m,) and a mask (m,) or None -> the sum of the losses that it shows, and ŷ - y (C, m).
+        head: z (C, m), labels (m,), a mask (m,) or None, and 1/n -> 1/n times the sum of the losses that the mask
+            shows, and δ_L (C, m).
         in_parts: add up over some examples at a time where that keeps the layers' arrays in the cache of a CPU; for
             examples that all runs share, as they are copied for every part.
     """
@@ -57,10 +58,7 @@ def cost_and_grad(
     Sums = tuple[jax.Array, Layers]
 
     def through(inputs: jax.Array, labels: jax.Array, mask: jax.Array | None) -> Sums:
-        def mean(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return jax.tree.map(lambda value: value * (1 / examples), head(z, labels, mask))
-
-        return _through(layers, activation, inputs, mean)
+        return _through(layers, activation, inputs, lambda z: head(z, labels, mask, 1 / examples))
 
     def add(sums: Sums, part: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
         start, mask = part
@@ -102,15 +100,15 @@ def _through(
     layers: Sequence[Layer],
     activation: Activation,
     x: jax.Array,
-    mean: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    head: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
 ) -> tuple[jax.Array, Layers]:
-    """Forward and backward through the layers, for these examples; ``mean``: z -> their part of the cost, and δ_L."""
+    """Forward and backward through the layers, for these examples; ``head``: z -> their part of the cost, and δ_L."""
     inputs, slopes = [x], []
     for layer in layers[:-1]:
         h, slope = jax.vjp(activation, _biased(layer, _product(layer.weight, inputs[-1])))
         inputs.append(h)
         slopes.append(slope)
-    cost, delta = mean(_biased(layers[-1], layers[-1].weight @ inputs[-1]))
+    cost, delta = head(_biased(layers[-1], layers[-1].weight @ inputs[-1]))
     grads: list[Layer] = []
     for number in reversed(range(len(layers))):
         # As an array of its own: fused into each of its uses, δ would be computed again for every one of them.
@@ -128,6 +126,6 @@ def _biased(layer: Layer, z: jax.Array) -> jax.Array:
 
 def _product(weight: jax.Array, h: jax.Array) -> jax.Array:
     """W h; with few inputs term by term, as the compiler then makes one loop of it and the activation."""
-    if len(h) > FEW:
+    if not 0 < len(h) <= FEW:
         return weight @ h
     return functools.reduce(jnp.add, [weight[:, k, None] * h[None, k] for k in range(len(h))])

@@ -10,7 +10,7 @@ The right-hand form of the gradient has no cancellation at the label. Where the 
 exactly 0 there, while the other components still add up to 2e-9.
 
 Labels are integers (...,) or probabilities (..., C). Every function here takes, but for ``cross_entropy_and_grad``,
-which is for training:
+which is for training and takes the mask alone:
 
     weights (C,)       class weights: y_k becomes w_k y_k, so that an example of class k counts w_k times
     smoothing α        y becomes (1 - α) y + α / C, before the weights; α in [0, 1)
@@ -243,8 +243,12 @@ def cross_entropy_grad(
     return _gradient(z, y, others)
 
 
-def cross_entropy_and_grad(logits: ArrayLike, labels: ArrayLike, mask: Maybe = None) -> tuple[jax.Array, jax.Array]:
-    """The sum of ``cross_entropy`` over examples in columns, and its gradient (C, n), in one pass, for training.
+def cross_entropy_and_grad(
+    logits: ArrayLike, labels: ArrayLike, mask: Maybe = None, share: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """``share`` times the sum of ``cross_entropy`` over examples in columns, and its gradient (C, n), for training.
+
+        L = share Σ_i L_i,     ∂L/∂z = share (ŷ - y)
 
     Logits are columns (C, n), as in the lecture, labels integers (n,), and the mask (n,) as in the module's docstring.
     A logarithm is taken for several examples at a time, as log(1 + a) + log(1 + b) = log(1 + a + b + a b), where all
@@ -261,38 +265,39 @@ def cross_entropy_and_grad(logits: ArrayLike, labels: ArrayLike, mask: Maybe = N
             "labels: expected integers of shape (n,) for logits in columns (C, n), "
             f"got {given.dtype} of shape {given.shape} for logits of shape {z.shape}"
         )
+    shown = None if mask is None else _checked_mask(mask, given.shape)
     _check_range(labels, len(z), mask)
-    return _columns(
-        z, _one_hot(given, len(z), z.dtype, axis=0), None if mask is None else _checked_mask(mask, given.shape)
-    )
+    return _columns(z, _one_hot(given, len(z), z.dtype, axis=0), shown, share)
 
 
-@jax.custom_jvp
-def _columns(z: jax.Array, y: jax.Array, shown: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _columns(z: jax.Array, y: jax.Array, shown: jax.Array | None, share: float) -> tuple[jax.Array, jax.Array]:
     """The loss of columns with one label each, summed, and ∂L/∂z (C, n)."""
     _, e = exponentiate(z, axis=0)
     (s,) = add(e, axis=0)
     distance = largest(z, axis=0) - largest(jnp.where(y == 0, -jnp.inf, y * z), axis=0)
     distance += 0 * y[:1]  # NaN for a label that is none: a maximum does not always keep it
-    gradient = _difference(*divide(e, s), y, 1 - y)
+    gradient = share * _difference(*divide(e, s), y, 1 - y)
     if shown is not None:
         s, distance, gradient = (jnp.where(shown[None], array, 0) for array in (s, distance, gradient))
-    return _sum_of_losses(jnp.squeeze(s, 0), jnp.squeeze(distance, 0), len(z)), gradient
+    return _sum_of_losses(jnp.squeeze(s, 0), jnp.squeeze(distance, 0), len(z), share), gradient
 
 
 @_columns.defjvp
 def _columns_jvp(
-    primals: tuple[jax.Array, jax.Array, jax.Array | None], tangents: tuple[jax.Array, jax.Array, object]
+    share: float,
+    primals: tuple[jax.Array, jax.Array, jax.Array | None],
+    tangents: tuple[jax.Array, jax.Array, object],
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     (z, _, shown), (dz, *_) = primals, tangents
-    loss, gradient = _columns(*primals)
+    loss, gradient = _columns(*primals, share)
     if shown is not None:
         z, dz = (jnp.where(shown[None], array, 0) for array in (z, dz))
-    return (loss, gradient), (jnp.sum(gradient * dz), jacobian_product(z.T, dz.T).T)
+    return (loss, gradient), (jnp.sum(gradient * dz), share * jacobian_product(z.T, dz.T).T)
 
 
-def _sum_of_losses(s: jax.Array, distance: jax.Array, classes: int) -> jax.Array:
-    """Σ log(1 + s_i) + distance_i over examples (n,), with 0 <= s < ``classes``."""
+def _sum_of_losses(s: jax.Array, distance: jax.Array, classes: int, share: float) -> jax.Array:
+    """share Σ log(1 + s_i) + distance_i over examples (n,), with 0 <= s < ``classes``."""
     whole = len(s) // TOGETHER * TOGETHER if classes <= FEW and s.dtype.itemsize >= 4 else 0
     each = [jnp.log1p(s[whole:]) + distance[whole:]]
     if whole:
@@ -300,7 +305,7 @@ def _sum_of_losses(s: jax.Array, distance: jax.Array, classes: int) -> jax.Array
         product = functools.reduce(lambda a, b: a + b + a * b, factors)
         each.append(jnp.log1p(product) + functools.reduce(jnp.add, distances))
     # As products: fused into a sum, the logarithms would be taken one by one.
-    return functools.reduce(jnp.add, [jnp.ones_like(x) @ x for x in each if len(x)])
+    return functools.reduce(jnp.add, [jnp.full_like(x, share) @ x for x in each if len(x) or not whole])
 
 
 def cross_entropy_hessian(

@@ -55,7 +55,7 @@ class Optimizer(NamedTuple):
 
     build: Callable[[LearningRate, Hyper], optax.GradientTransformation]
     defaults: Mapping[str, float]
-    elementwise: bool = True
+    elementwise: bool = False
 
 
 class Elementwise(optax.GradientTransformationExtraArgs):
@@ -71,7 +71,29 @@ def elementwise(transform: optax.GradientTransformation) -> Elementwise:
 
     >>> optimizer = elementwise(optax.adam(0.01))
     """
+    if not isinstance(transform, optax.GradientTransformation):
+        raise TypeError(f"transform: expected an optax transform, got {type(transform).__name__} {transform!r}")
     return Elementwise(*optax.with_extra_args_support(transform))
+
+
+def update(
+    transform: optax.GradientTransformationExtraArgs,
+    grad: optax.Updates,
+    state: optax.OptState,
+    params: optax.Params,
+    *,
+    value: jax.Array,
+    value_fn: Callable[[optax.Params], jax.Array],
+    key: jax.Array,
+) -> tuple[optax.Updates, optax.OptState]:
+    """One update of any optimizer, with ``value``, ``grad`` and ``value_fn`` as optax's extra arguments.
+
+    The key only for one that asks for it: line searches pass on what they get, and refuse what they do not know.
+    """
+    try:
+        return transform.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+    except TypeError:
+        return transform.update(grad, state, params, value=value, grad=grad, value_fn=value_fn, key=key)
 
 
 def add_gaussian(std: Scalar) -> optax.GradientTransformationExtraArgs:
@@ -109,29 +131,33 @@ def _muon(eta: LearningRate, h: Hyper) -> optax.GradientTransformation:
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "gd": Optimizer(lambda eta, h: optax.sgd(eta), {}),
-    "momentum": Optimizer(lambda eta, h: optax.sgd(eta, momentum=h.momentum), {"momentum": 0.9}),
-    "nesterov": Optimizer(lambda eta, h: optax.sgd(eta, momentum=h.momentum, nesterov=True), {"momentum": 0.9}),
+    "gd": Optimizer(lambda eta, h: optax.sgd(eta), {}, elementwise=True),
+    "momentum": Optimizer(lambda eta, h: optax.sgd(eta, momentum=h.momentum), {"momentum": 0.9}, elementwise=True),
+    "nesterov": Optimizer(
+        lambda eta, h: optax.sgd(eta, momentum=h.momentum, nesterov=True), {"momentum": 0.9}, elementwise=True
+    ),
     "rmsprop": Optimizer(
         lambda eta, h: optax.rmsprop(eta, decay=h.decay, eps=h.eps, eps_in_sqrt=bool(h.eps_in_sqrt)),
         {"decay": 0.9, "eps": 1e-8, "eps_in_sqrt": True},
+        elementwise=True,
     ),
     "adam": Optimizer(
         lambda eta, h: optax.adam(eta, b1=h.momentum, b2=h.decay, eps=h.eps),
         {"momentum": 0.9, "decay": 0.999, "eps": 1e-8},
+        elementwise=True,
     ),
     "adamw": Optimizer(
         lambda eta, h: optax.adamw(eta, b1=h.momentum, b2=h.decay, eps=h.eps, weight_decay=h.weight_decay),
         {"momentum": 0.9, "decay": 0.999, "eps": 1e-8, "weight_decay": 1e-4},
+        elementwise=True,
     ),
     "lion": Optimizer(
         lambda eta, h: optax.lion(eta, b1=h.momentum, b2=h.decay, weight_decay=h.weight_decay),
         {"momentum": 0.9, "decay": 0.99, "weight_decay": 1e-3},
+        elementwise=True,
     ),
-    "muon": Optimizer(_muon, {"momentum": 0.95, "weight_decay": 0.0}, elementwise=False),
-    "noisy_gd": Optimizer(
-        lambda eta, h: optax.chain(optax.sgd(eta), add_gaussian(h.noise)), {"noise": 1e-3}, elementwise=False
-    ),
+    "muon": Optimizer(_muon, {"momentum": 0.95, "weight_decay": 0.0}),
+    "noisy_gd": Optimizer(lambda eta, h: optax.chain(optax.sgd(eta), add_gaussian(h.noise)), {"noise": 1e-3}),
 }
 
 NAMES = tuple(OPTIMIZERS)

@@ -11,28 +11,34 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxsoft import checks
+from jaxsoft import checks, optimizers
 from jaxsoft.curvature import value_and_grad
-from jaxsoft.optimizers import Elementwise
 from jaxsoft.problem import LossFn, Metrics, Params, Problem
 from jaxsoft.process import CONVERGED, DIVERGED, RUNNING, Info, Process
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a vector is a pytree: structure, and the shape of each leaf."""
+    """How a vector of parameters is a pytree: its structure, and the shape of each leaf.
+
+    mirrors: for each leaf of the optimizer's state, whether its last axis is that of the vector.
+    """
 
     structure: jax.tree_util.PyTreeDef
     shapes: tuple[tuple[int, ...], ...]
-
-    @property
-    def size(self) -> int:
-        return sum(map(math.prod, self.shapes))
+    mirrors: tuple[bool, ...]
 
     def unflatten(self, vector: Params) -> Params:
-        """The inverse of ``flatten`` for pytrees of this form."""
-        pieces = jnp.split(jnp.asarray(vector), np.cumsum([math.prod(shape) for shape in self.shapes])[:-1])
-        return self.structure.unflatten([x.reshape(s) for x, s in zip(pieces, self.shapes, strict=True)])
+        """The inverse of ``flatten`` for pytrees of this form, along the last axis."""
+        array = jnp.asarray(vector)
+        pieces = jnp.split(array, np.cumsum([math.prod(shape) for shape in self.shapes])[:-1], axis=-1)
+        ahead = array.shape[:-1]
+        return self.structure.unflatten([x.reshape(*ahead, *s) for x, s in zip(pieces, self.shapes, strict=True)])
+
+    def unflatten_state(self, moments: optax.OptState) -> optax.OptState:
+        leaves, structure = jax.tree.flatten(moments)
+        pairs = zip(leaves, self.mirrors, strict=True)
+        return structure.unflatten([self.unflatten(leaf) if mirrors else leaf for leaf, mirrors in pairs])
 
 
 @functools.partial(
@@ -44,7 +50,7 @@ class Form:
 class TrainState:
     """What the next step needs. ``loss`` and ``grad`` belong to ``theta`` (and to the batch of ``step``).
 
-    theta, grad: the parameters and ∇L, as one vector (P,) where ``form`` says so, or else as the problem has them.
+    theta, grad: the parameters and ∇L, as one vector (P,) where there is a ``form``, or else as the problem has them.
     moments: the optimizer's state for ``theta``.
     """
 
@@ -59,15 +65,13 @@ class TrainState:
 
     @property
     def params(self) -> Params:
-        """The parameters as the problem has them."""
+        """The parameters as the problem has them, with the leading axes of many states."""
         return self.theta if self.form is None else self.form.unflatten(self.theta)
 
     @property
     def opt_state(self) -> optax.OptState:
-        """The optimizer's state for these parameters."""
-        if (form := self.form) is None:
-            return self.moments
-        return jax.tree.map(lambda x: form.unflatten(x) if x.shape == (form.size,) else x, self.moments)
+        """The optimizer's state for these parameters, with the leading axes of many states."""
+        return self.moments if self.form is None else self.form.unflatten_state(self.moments)
 
 
 def batch_indices(key: jax.Array, step: jax.Array, num_examples: int, batch_size: int) -> jax.Array:
@@ -131,10 +135,9 @@ def make_train(
     converged where grad_norm < tolerance, and as diverged where the loss is not finite.
 
     ``batch_size`` draws mini-batches by index inside the step (see ``batch_indices``); None is the full batch, and the
-    recorded loss is then that of all the data. The optimizer also receives ``value``, ``grad``, ``value_fn`` and a
-    ``key`` of its own for the step, as optax extra arguments, so line searches and noise work. One that acts on every
-    entry alike (``optimizers.elementwise``, and most of ``optimizers.make``) is given all parameters as one vector,
-    which takes less time.
+    recorded loss is then that of all the data. The optimizer also receives what ``optimizers.update`` passes on, so
+    line searches and noise work. One that is marked ``optimizers.elementwise``, as most of ``optimizers.make`` are, has
+    all parameters as one vector where they are of one type, which takes less time.
 
     Raises ValueError for a batch size outside [1, n], or where the problem has no examples; a negative tolerance.
     """
@@ -146,27 +149,27 @@ def make_train(
         if batch_size > problem.num_examples:
             raise ValueError(f"batch_size: expected at most {problem.num_examples} (the examples), got {batch_size}")
     transform = optax.with_extra_args_support(optimizer)
-    form = _form(problem) if isinstance(transform, Elementwise) else None
-    pack, unpack = (flatten, form.unflatten) if form else (_unchanged, _unchanged)
 
     def loss_at(key: jax.Array, step: jax.Array) -> LossFn:
         if batch_size is None or problem.batch is None:
             return problem.loss
         return problem.batch(batch_indices(key, step, problem.num_examples, batch_size))
 
-    def measured(key: jax.Array, step: jax.Array, theta: Params) -> tuple[jax.Array, optax.Updates]:
-        loss, grad = value_and_grad(loss_at(key, step), unpack(theta))
-        return loss, pack(grad)
+    def measured(loss: LossFn, theta: Params, form: Form | None) -> tuple[jax.Array, optax.Updates]:
+        value, grad = value_and_grad(loss, form.unflatten(theta) if form else theta)
+        return value, flatten(grad) if form else grad
 
     def init(key: jax.Array) -> TrainState:
         init_key, batch_key, noise_key = jax.random.split(key, 3)
         params = problem.init(init_key)
         step = jnp.zeros((), jnp.int32)
-        at_start = jax.eval_shape(loss_at(batch_key, step), params)
+        first = loss_at(batch_key, step)
+        at_start = jax.eval_shape(first, params)
         if at_start.shape != ():
             raise TypeError(f"problem: expected a loss that is one number, got shape {at_start.shape}")
-        theta = pack(params)
-        loss, grad = measured(batch_key, step, theta)
+        form = _form(params, transform) if isinstance(transform, optimizers.Elementwise) else None
+        theta = flatten(params) if form else params
+        loss, grad = measured(first, theta, form)
         return TrainState(theta, transform.init(theta), loss, grad, batch_key, noise_key, step, form)
 
     def describe(state: TrainState) -> Info:
@@ -179,31 +182,33 @@ def make_train(
         return Info(done.astype(jnp.int32), record, final)
 
     def step(state: TrainState) -> tuple[TrainState, Info]:
-        loss_here = loss_at(state.batch_key, state.step)
-        updates, moments = transform.update(
+        form, here = state.form, loss_at(state.batch_key, state.step)
+        updates, moments = optimizers.update(
+            transform,
             state.grad,
             state.moments,
             state.theta,
             value=state.loss,
-            grad=state.grad,
-            value_fn=lambda theta: loss_here(unpack(theta)),
+            value_fn=(lambda theta: here(form.unflatten(theta))) if form else here,
             key=jax.random.fold_in(state.noise_key, state.step),
         )
         theta = optax.apply_updates(state.theta, updates)
         following = state.step + 1
-        loss, grad = measured(state.batch_key, following, theta)
+        loss, grad = measured(loss_at(state.batch_key, following), theta, form)
         moved = replace(state, theta=theta, moments=moments, loss=loss, grad=grad, step=following)
         return moved, describe(state)
 
     return Process(init, step)
 
 
-def _form(problem: Problem) -> Form | None:
-    """The form of the problem's parameters; None where they are of several types, and make no vector."""
-    leaves, structure = jax.tree.flatten(jax.eval_shape(problem.init, jax.eval_shape(lambda: jax.random.key(0))))
-    alike = len({leaf.dtype for leaf in leaves}) == 1
-    return Form(structure, tuple(leaf.shape for leaf in leaves)) if alike else None
-
-
-def _unchanged(tree: Params) -> Params:
-    return tree
+def _form(params: Params, transform: optax.GradientTransformation) -> Form | None:
+    """The form of these parameters; None where they are of several types, and make no vector."""
+    leaves, structure = jax.tree.flatten(params)
+    kinds = {jnp.result_type(leaf) for leaf in leaves}
+    if len(kinds) != 1:
+        return None
+    size = sum(map(jnp.size, leaves))
+    vectors = (jax.ShapeDtypeStruct((length,), *kinds) for length in (size, size + 1))
+    lengths = [jax.tree.leaves(jax.eval_shape(transform.init, vector)) for vector in vectors]
+    mirrors = tuple(one.shape != longer.shape for one, longer in zip(*lengths, strict=True))
+    return Form(structure, tuple(jnp.shape(leaf) for leaf in leaves), mirrors)

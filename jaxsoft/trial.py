@@ -14,7 +14,6 @@ import optax
 
 from jaxsoft import optimizers
 from jaxsoft.curvature.products import Loss, Params, value_and_grad
-from jaxsoft.plateau.linear import update
 
 MOST = 500  # steps in which a setting has to reach the level
 AGAIN = 100  # at least so many steps more are looked at, and as many again as it took
@@ -81,7 +80,10 @@ def _tried(
             return down(run) & (run.taken < end)
 
         def step(run: _Run) -> _Run:
-            updates, state = update(transform, run.grad, run.state, run.params, run.loss, loss, run.taken)
+            key = jax.random.fold_in(jax.random.key(0), run.taken)
+            updates, state = optimizers.update(
+                transform, run.grad, run.state, run.params, value=run.loss, value_fn=loss, key=key
+            )
             params = optax.apply_updates(run.params, updates)
             value, grad = value_and_grad(loss, params)
             reached = jnp.where((run.reached < 0) & (value < level), run.taken + 1, run.reached)

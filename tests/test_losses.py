@@ -143,6 +143,35 @@ def test_the_sum_over_examples_keeps_its_digits(classes, kind, dtype):
         np.testing.assert_allclose(gradient, by_class, rtol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+def test_a_mean_in_half_precision(kind):
+    """16 factors of 3 and a sum of 60,000 terms would overflow float16; a mean of equal terms has a few roundings."""
+    eps, n = float(jnp.finfo(kind).eps), 60_000
+    for classes in (3, 10):
+        loss, gradient = losses.cross_entropy_and_grad(jnp.zeros((classes, n), kind), jnp.zeros(n, int), share=1 / n)
+        assert loss.dtype == gradient.dtype == kind
+        np.testing.assert_allclose(float(loss), np.log(classes), rtol=4 * eps)
+
+
+def test_a_hidden_example_may_be_anything():
+    """Also in the derivatives: its logits NaN and infinite, its label none."""
+    z = jnp.array([[0.5, jnp.nan, 1.0, jnp.inf], [0.0, 0.0, -1.0, jnp.inf]])
+    labels, shown = jnp.array([0, 5, 1, -1]), jnp.array([True, False, True, False])
+
+    def loss(z):
+        return losses.cross_entropy_and_grad(z, labels, shown)[0]
+
+    value, slope = jax.value_and_grad(loss)(z)
+    _, gradient = losses.cross_entropy_and_grad(z, labels, shown)
+    kept = jnp.array([0, 2])
+    np.testing.assert_allclose(value, losses.cross_entropy(z[:, kept].T, labels[kept]).sum(), rtol=1e-6)
+    np.testing.assert_allclose(gradient[:, kept].T, losses.cross_entropy_grad(z[:, kept].T, labels[kept]), rtol=1e-6)
+    np.testing.assert_array_equal(slope, gradient)
+    assert not gradient[:, jnp.array([1, 3])].any()
+    second = jax.jvp(jax.grad(loss), (z,), (jnp.ones_like(z).at[0].set(0),))[1]
+    assert np.isfinite(second).all()
+
+
 def test_columns_ask_for_one_label_each():
     z = jnp.zeros((3, 2))
     for labels in (jnp.zeros(3, int), jnp.zeros(2), jnp.zeros((3, 2))):
@@ -150,6 +179,10 @@ def test_columns_ask_for_one_label_each():
             losses.cross_entropy_and_grad(z, labels)
     with pytest.raises(ValueError, match=r"^labels: expected .* got 3"):
         losses.cross_entropy_and_grad(z, jnp.array([0, 3]))
+    with pytest.raises(TypeError, match=r"^mask: expected booleans of shape \(2,\), got int32"):
+        losses.cross_entropy_and_grad(z, jnp.array([0, 1]), jnp.array([0, 1]))
+    with pytest.raises(ValueError, match=r"^mask: expected booleans of shape \(2,\), got shape \(3,\)"):
+        losses.cross_entropy_and_grad(z, jnp.array([0, 1]), jnp.ones(3, bool))
     for classes in (3, 10):  # compiled, the maximum of 10 classes over many columns drops NaN
         z, labels = jnp.zeros((classes, 1024)), jnp.full(1024, classes).at[0].set(0)
         both = jax.jit(losses.cross_entropy_and_grad)

@@ -123,6 +123,44 @@ def test_one_vector_for_an_elementwise_optimizer_changes_nothing(name, batch_siz
             chex.assert_trees_all_close(one.params, several.params, rtol=1e-3)
 
 
+def test_many_states_at_once_have_their_parameters_too():
+    """27 states of 27 parameters, by vmap and by scan: nothing is told by its length."""
+    made = problem.classification(mlp([4, 3, 3], scale=0.5), iris())
+    init, step = train.make_train(made, optimizers.make("adam", 0.1))
+    state = init(KEY)
+    stacked = jax.lax.scan(lambda s, _: (step(s)[0], s), state, length=27)[1]
+    states = [state]
+    for _ in range(26):
+        states.append(jax.jit(step)(states[-1])[0])
+    for which in ("params", "opt_state"):
+        one_by_one = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(getattr(s, which) for s in states))
+        chex.assert_trees_all_close(getattr(stacked, which), one_by_one, rtol=1e-4, atol=1e-6)  # float32, 27 steps
+    by_run = jax.vmap(init)(jax.random.split(KEY, 27))
+    chex.assert_tree_shape_prefix((by_run.params, by_run.opt_state), (27,))
+    chex.assert_trees_all_equal_structs(by_run.opt_state, optax.adam(0.1).init(made.init(KEY)))
+
+
+@pytest.mark.parametrize("mark", [lambda transform: transform, optimizers.elementwise])
+def test_an_optimizer_may_ask_for_the_loss(mark):
+    """``value_fn`` takes what the optimizer has as parameters; a line search, which refuses a key, gets none."""
+
+    def update(grads, state, params, *, value, value_fn, **_):
+        return grads, value_fn(params) - value
+
+    asking = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+    made = problem.classification(mlp([4, 3, 3], scale=0.5), iris())
+    init, step = train.make_train(made, mark(asking))
+    assert abs(step(init(KEY))[0].moments) < 1e-6
+
+
+def test_a_line_search_trains():
+    made = problem.classification(softmax_regression(4, 3), iris(), 0.1)
+    ds = sweep.run(train.make_train(made, optax.lbfgs()), {"run": sweep.Seeds(2)}, seed=0, steps=30)
+    reference = LogisticRegression(C=1 / (0.1 * 150), tol=1e-8, max_iter=1000).fit(iris().x, iris().y)
+    params = (made.init(KEY)[0]._replace(weight=jnp.array(reference.coef_), bias=jnp.array(reference.intercept_)),)
+    np.testing.assert_allclose(ds["loss"][:, -1], made.loss(params), rtol=1e-5)
+
+
 def test_parameters_of_two_types_make_no_vector():
     def init(key):
         return {"half": jnp.ones(2, jnp.bfloat16), "full": jnp.ones(3, jnp.float32)}

@@ -24,9 +24,10 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from jaxsoft import optimizers
 from jaxsoft.curvature.lanczos import DENSE_SIZE, Space, empty, krylov, orthonormal
 from jaxsoft.curvature.products import Loss, Params, hessian, product, products
-from jaxsoft.plateau.linear import Linear, update
+from jaxsoft.plateau.linear import Linear
 
 Unravel = Callable[[jax.Array], Params]
 
@@ -231,7 +232,8 @@ def _modelled(
     def step(carry: _Carry) -> _Carry:
         slope = unravel(grad + carry.curved)
         here = unravel(theta + carry.moved)
-        updates, state = update(transform, slope, carry.state, here, carry.at, model, carry.taken)
+        key = jax.random.fold_in(jax.random.key(0), carry.taken)
+        updates, state = optimizers.update(transform, slope, carry.state, here, value=carry.at, value_fn=model, key=key)
         d = carry.moved + ravel_pytree(updates)[0]
         curved = apply(d)
         at = (value + grad @ d + 0.5 * d @ curved).astype(value.dtype)

@@ -1,4 +1,4 @@
-"""Optimizers as a forecast sees them: which are linear in the gradient, and one update of any other.
+"""Optimizers as a forecast sees them: which are linear in the gradient.
 
 Gradient descent, heavy ball and Nesterov's momentum are linear in the gradient and treat all directions alike. On a
 quadratic model, along an eigenvector of curvature λ and slope g, a step is a linear map of (d, m, 1):
@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxsoft.curvature.products import Loss, Params
+from jaxsoft.curvature.products import Params
 
 LATER = 1000  # steps after which a learning rate that changes has changed
 SETTLED = 1e-6  # what is left of an oscillation of momentum once no step after another is looked at
@@ -114,18 +114,6 @@ def linear_form(
             trace = -still[0] / share if share else np.zeros_like(g)
             return Linear(float(eta), float(beta), nesterov and beta > 0, jnp.asarray(trace, flat.dtype))
     return None
-
-
-def update(
-    transform: optax.GradientTransformationExtraArgs, grad: Params, state: optax.OptState, params: Params,
-    value: jax.Array, loss: Loss, count: jax.Array,
-) -> tuple[Params, optax.OptState]:  # fmt: skip
-    """One update of any optimizer; a key only for one that asks for it, as line searches pass on what they get."""
-    try:
-        return transform.update(grad, state, params, value=value, grad=grad, value_fn=loss)
-    except TypeError:
-        key = jax.random.fold_in(jax.random.key(0), count)
-        return transform.update(grad, state, params, value=value, grad=grad, value_fn=loss, key=key)
 
 
 def check_state(transform: optax.GradientTransformationExtraArgs, state: optax.OptState, params: Params) -> None:
