@@ -42,7 +42,7 @@ from experiments.benchmarks.worker import SIDES, Process
 
 SHARE = "share of the limit"
 # The least median of a ratio, by work item and what it is the ratio to; QUICK and full size have the same. Some three
-# quarters of the smaller of both: under QUICK a sweep's preparation weighs most.
+# quarters of the smaller of both, on the slower of two machines: under QUICK a sweep's preparation weighs most.
 FLOORS: dict[tuple[str, str], float] = {
     ("a", "plain"): 3.7,
     ("a", "torch.func"): 5.4,
