@@ -179,3 +179,14 @@ def test_training_uses_it():
         state = init(jax.random.key(0))
         losses.append(float(step(state)[0].loss - state.loss))
     assert losses[0] < 0 < losses[1]
+
+
+def test_a_layer_without_inputs_gives_its_bias():
+    """No inputs: the outputs are tanh of the bias, times W, for every example."""
+    first = models.Layer(jnp.zeros((4, 0)), jnp.arange(4.0))
+    last = models.Layer(jnp.ones((3, 4)) * jnp.array([[0.0], [1.0], [2.0]]), None)
+    cost, grads = backpropagation.cost_and_grad(
+        [first, last], jnp.tanh, jnp.zeros((0, 5)), jnp.zeros(5, int), losses.cross_entropy_and_grad
+    )
+    np.testing.assert_allclose(cost, losses.cross_entropy(last.weight @ jnp.tanh(first.bias), 0), rtol=1e-6)
+    assert grads[0].weight.shape == (4, 0)

@@ -160,6 +160,18 @@ def test_a_line_search_trains():
     np.testing.assert_allclose(ds["loss"][:, -1], made.loss(params), rtol=1e-5)
 
 
+def test_a_start_that_cannot_be_traced():
+    """Outside a sweep, where keys are numbers: drawn by NumPy, one step of gradient descent on θ²/2."""
+
+    def init(key):
+        return jnp.asarray(np.random.default_rng(int(jax.random.bits(key))).normal(size=2), jnp.float32)
+
+    made = problem.Problem(init, lambda x: 0.5 * jnp.sum(jnp.square(x)))
+    begin, step = train.make_train(made, optimizers.make("gd", 0.25))
+    state = begin(KEY)
+    np.testing.assert_allclose(step(state)[0].params, 0.75 * state.params, rtol=1e-6)
+
+
 def test_parameters_of_two_types_make_no_vector():
     def init(key):
         return {"half": jnp.ones(2, jnp.bfloat16), "full": jnp.ones(3, jnp.float32)}
